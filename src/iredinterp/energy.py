@@ -1,0 +1,352 @@
+"""The energy of a model as every analysis sees it: (x, y, t) → E, ∇_yE, ∇²_yE.
+
+`MLPEnergy` differentiates IRED's network in closed form; `CallableEnergy` takes any function of
+(x, y, t) through torch.func. Only differences of E within one (x, t) are comparable: training leaves an
+unidentified offset c(x, t).
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from iredinterp.ired.checkpoint import Checkpoint, load_checkpoint
+from iredinterp.ired.model import EnergyMLP, swish_curvature, swish_slope
+from iredinterp.ired.schedule import Schedule, cosine_schedule
+
+logger = logging.getLogger(__name__)
+
+# Computing only the lower block triangle of a symmetric product pays from this dimension on (measured).
+TRIANGLE_FROM = 200
+TRIANGLE_BLOCKS = 4
+
+
+class Energy(ABC):
+    """E(x, y, t) and its y-derivatives.
+
+    Shapes: x (B, d_x); y (B, d), the row-major flattening of an n×m matrix at the scale of level t;
+    t an integer or an integer tensor (B,). Results keep the device and precision of y and carry no graph.
+
+    Attributes:
+        schedule: the levels t = 0 … K−1.
+        dim_x, dim_y: d_x and d.
+        dtype, device: what x and y must be given in.
+    """
+
+    schedule: Schedule
+    dim_x: int
+    dim_y: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @abstractmethod
+    def energy(self, x: Tensor, y: Tensor, t: Tensor | int) -> Tensor:
+        """E, (B,)."""
+
+    @abstractmethod
+    def energy_and_gradient(self, x: Tensor, y: Tensor, t: Tensor | int) -> tuple[Tensor, Tensor]:
+        """E, (B,), and ∇_yE, (B, d)."""
+
+    def gradient(self, x: Tensor, y: Tensor, t: Tensor | int) -> Tensor:
+        """∇_yE, (B, d)."""
+        return self.energy_and_gradient(x, y, t)[1]
+
+    @abstractmethod
+    def hessian(self, x: Tensor, y: Tensor, t: Tensor | int, basis: Tensor | None = None) -> Tensor:
+        """∇²_yE, (B, d, d); with `basis` Q, (d, k), the compression Qᵀ ∇²_yE Q, (B, k, k)."""
+
+    @abstractmethod
+    def hvp_operator(self, x: Tensor, y: Tensor, t: Tensor | int) -> Callable[[Tensor], Tensor]:
+        """v ↦ ∇²_yE v at fixed points, (B, d) → (B, d), for solvers that multiply many times.
+
+        The graph of ∇_yE is kept inside the returned function and freed with it.
+        """
+
+    def hvp(self, x: Tensor, y: Tensor, t: Tensor | int, v: Tensor) -> Tensor:
+        """∇²_yE v, (B, d), for v of shape (B, d)."""
+        return self.hvp_operator(x, y, t)(v)
+
+    @property
+    def range_basis(self) -> Tensor | None:
+        """Orthonormal (d, k) basis outside of which ∇²_yE vanishes for every (x, y, t), if k < d."""
+        return None
+
+
+@dataclass(frozen=True)
+class MLPEnergy(Energy):
+    """The energy of an `EnergyMLP`, differentiated in closed form.
+
+    Args:
+        model: one network (no seed axis).
+        checkpoint: where it came from, if from a file.
+    """
+
+    model: EnergyMLP
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def schedule(self) -> Schedule:
+        """Levels of the network."""
+        return self.model.schedule
+
+    @property
+    def dim_x(self) -> int:
+        """d_x."""
+        return self.model.dim_x
+
+    @property
+    def dim_y(self) -> int:
+        """d."""
+        return self.model.dim_y
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the network."""
+        return self.model.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the network."""
+        return self.model.device
+
+    @torch.no_grad()
+    def energy(self, x: Tensor, y: Tensor, t: Tensor | int) -> Tensor:
+        """E = ‖fc4(h₃)‖², (B,)."""
+        return self.model.energy(x, y, _levels(y, t, self.schedule))
+
+    @torch.no_grad()
+    def energy_and_gradient(self, x: Tensor, y: Tensor, t: Tensor | int) -> tuple[Tensor, Tensor]:
+        """E, (B,), and ∇_yE, (B, d), without autograd."""
+        return self.model.energy_and_gradient(x, y, _levels(y, t, self.schedule))
+
+    @torch.no_grad()
+    def hessian(self, x: Tensor, y: Tensor, t: Tensor | int, basis: Tensor | None = None) -> Tensor:
+        """∇²_yE by matrix products.
+
+        With pre-activations z_l, tangents J_l = ∂z_l/∂y, J_o = ∂fc4/∂y and cotangents r_l = ∂E/∂h_l:
+
+            ∇²_yE = 2 J_oᵀJ_o + Σ_l J_lᵀ diag(r_l ⊙ swish''(z_l)) J_l
+
+        J₁ is constant; J₂, J₃ and J_o come from products with one weight matrix shared by the batch, so
+        all but the last sum runs as large GEMMs.
+
+        Args:
+            x: (B, d_x).
+            y: (B, d).
+            t: integer or (B,).
+            basis: Q, (d, k); differentiate along its columns only.
+
+        Returns:
+            (B, d, d), or (B, k, k) with a basis; symmetric to the last bit.
+        """
+        t = _levels(y, t, self.schedule)
+        output, layers = self._tangents(x, y, t, basis)
+        size = output.shape[-2]
+        blocks = TRIANGLE_BLOCKS if size >= TRIANGLE_FROM else 1
+        hessian = output.new_empty(len(output), size, size)
+        edges = [round(index * size / blocks) for index in range(blocks + 1)]
+        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+            rows = slice(start, stop)
+            block = torch.bmm(output[:, rows], output[:, :stop].mT).mul_(2)
+            for tangent, weight in layers:
+                block.baddbmm_(tangent[:, rows] * weight.unsqueeze(-2), tangent[:, :stop].mT)
+            hessian[:, rows, :stop] = block
+        return torch.tril(hessian) + torch.tril(hessian, -1).mT
+
+    @torch.no_grad()
+    def gauss_newton(self, x: Tensor, y: Tensor, t: Tensor | int) -> Tensor:
+        """2 J_oᵀJ_o, (B, d, d): the part of ∇²_yE that would be all of it if every output were 0."""
+        output, _ = self._tangents(x, y, _levels(y, t, self.schedule), None)
+        return 2 * output @ output.mT
+
+    def hvp_operator(self, x: Tensor, y: Tensor, t: Tensor | int) -> Callable[[Tensor], Tensor]:
+        """v ↦ ∇²_yE v through one kept graph of the closed-form gradient."""
+        t = _levels(y, t, self.schedule)
+        point = y.detach().requires_grad_()
+        with torch.enable_grad():
+            gradient = self.model.energy_and_gradient(x, point, t)[1]
+        return _graph_hvp(gradient, point)
+
+    @property
+    def range_basis(self) -> Tensor | None:
+        """Orthonormal basis of the row space of fc1's y-columns, (d, h), when d > h."""
+        if self.dim_y <= self.model.hidden:
+            return None
+        rows = self.model.parameters["fc1.weight"][:, self.dim_x :]
+        return torch.linalg.qr(rows.mT).Q
+
+    def _tangents(self, x: Tensor, y: Tensor, t: Tensor, basis: Tensor | None):
+        """J_oᵀ, (B, k, d), and [(J_lᵀ, (B, k, h); r_l ⊙ swish''(z_l), (B, h)) for l = 1, 2, 3]."""
+        weights = self.model.parameters
+        a = self.model.activations(x, y, t)
+        r = self.model.cotangents(a)
+        first = weights["fc1.weight"][:, self.dim_x :].mT
+        if basis is not None:
+            first = basis.mT @ first
+        scaled = first * swish_slope(a.z1).unsqueeze(-2)
+        second = (scaled @ weights["fc2.weight"].mT).mul_(a.gain2.unsqueeze(-2))
+        torch.mul(second, swish_slope(a.z2).unsqueeze(-2), out=scaled)
+        third = (scaled @ weights["fc3.weight"].mT).mul_(a.gain3.unsqueeze(-2))
+        torch.mul(third, swish_slope(a.z3).unsqueeze(-2), out=scaled)
+        output = scaled @ weights["fc4.weight"].mT
+        layers = [
+            (first.expand(len(y), -1, -1), r.h1 * swish_curvature(a.z1)),
+            (second, r.h2 * swish_curvature(a.z2)),
+            (third, r.h3 * swish_curvature(a.z3)),
+        ]
+        return output, layers
+
+
+@dataclass(frozen=True)
+class CallableEnergy(Energy):
+    """Any differentiable function as an `Energy`, through torch.func.
+
+    Args:
+        function: (x (B, d_x), y (B, d), t (B,)) → E (B,), problem by problem independent.
+        dim_x: d_x.
+        dim_y: d.
+        schedule: its levels; the official ten if not given.
+        dtype: precision x and y are given in.
+        device: where x and y live.
+    """
+
+    function: Callable[[Tensor, Tensor, Tensor], Tensor]
+    dim_x: int
+    dim_y: int
+    schedule: Schedule = None
+    dtype: torch.dtype = torch.float64
+    device: torch.device = torch.device("cpu")
+
+    def __post_init__(self):
+        schedule = self.schedule or cosine_schedule()
+        object.__setattr__(self, "schedule", schedule.to(self.dtype, self.device))
+
+    @torch.no_grad()
+    def energy(self, x: Tensor, y: Tensor, t: Tensor | int) -> Tensor:
+        """E, (B,)."""
+        return self.function(x, y, _levels(y, t, self.schedule))
+
+    def energy_and_gradient(self, x: Tensor, y: Tensor, t: Tensor | int) -> tuple[Tensor, Tensor]:
+        """E, (B,), and ∇_yE, (B, d), by one backward pass."""
+        t = _levels(y, t, self.schedule)
+        point = y.detach().requires_grad_()
+        with torch.enable_grad():
+            energy = self.function(x, point, t)
+            (gradient,) = torch.autograd.grad(energy.sum(), point)
+        return energy.detach(), gradient
+
+    def hessian(self, x: Tensor, y: Tensor, t: Tensor | int, basis: Tensor | None = None) -> Tensor:
+        """∇²_yE by reverse over reverse, symmetrised, (B, d, d); compressed to (B, k, k) with a basis."""
+        hessian = autograd_hessian(self.function, x, y, _levels(y, t, self.schedule))
+        hessian = (hessian + hessian.mT) / 2
+        return hessian if basis is None else basis.mT @ hessian @ basis
+
+    def hvp_operator(self, x: Tensor, y: Tensor, t: Tensor | int) -> Callable[[Tensor], Tensor]:
+        """v ↦ ∇²_yE v by double backward through one kept graph."""
+        t = _levels(y, t, self.schedule)
+        point = y.detach().requires_grad_()
+        with torch.enable_grad():
+            energy = self.function(x, point, t).sum()
+            (gradient,) = torch.autograd.grad(energy, point, create_graph=True)
+        return _graph_hvp(gradient, point)
+
+
+def autograd_hessian(
+    function: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, y: Tensor, t: Tensor
+) -> Tensor:
+    """∇²_y of a batched energy function as autograd gives it, not symmetrised.
+
+    Args:
+        function: (B, d_x), (B, d), (B,) → (B,).
+        x: (B, d_x).
+        y: (B, d).
+        t: (B,).
+
+    Returns:
+        (B, d, d) by `vmap(jacrev(grad))`, the fastest torch.func composition on a CPU.
+    """
+
+    def single(one_y: Tensor, one_x: Tensor, one_t: Tensor) -> Tensor:
+        return function(one_x[None], one_y[None], one_t[None])[0]
+
+    return torch.func.vmap(torch.func.jacrev(torch.func.grad(single)))(y, x, t).detach()
+
+
+def load_energy(
+    path: str | Path,
+    weights: str = "ema",
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> MLPEnergy:
+    """The energy of a checkpoint: an official IRED `.pt`, or `.safetensors` as written here.
+
+    Args:
+        path: checkpoint file.
+        weights: "ema" (what the official evaluation uses) or "raw".
+        dtype: float64 unless speed matters more than the last digits.
+        device: where to evaluate.
+
+    Raises:
+        CheckpointError: the file cannot be used; names file, key, expected and found.
+    """
+    checkpoint = load_checkpoint(path, weights)
+    return MLPEnergy(checkpoint.model.to(dtype, device), checkpoint)
+
+
+def map_chunks(
+    function: Callable[..., object], tensors: tuple[Tensor, ...], chunk: int
+) -> Iterator[object]:
+    """Apply `function` to consecutive chunks of the leading axis, halving the chunk when memory runs out.
+
+    Args:
+        function: called with one slice of each tensor.
+        tensors: all of one length B.
+        chunk: largest number of rows per call, at least 1.
+
+    Yields:
+        The results in order.
+
+    Raises:
+        torch.OutOfMemoryError or RuntimeError: a single row does not fit.
+    """
+    start, count = 0, len(tensors[0])
+    while start < count:
+        try:
+            result = function(*(tensor[start : start + chunk] for tensor in tensors))
+        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+            if chunk == 1 or not _is_out_of_memory(error):
+                raise
+            chunk = max(1, chunk // 2)
+            logger.warning("out of memory: continuing with chunks of %d points", chunk)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            continue
+        yield result
+        start += chunk
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # The CPU allocator raises a bare RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _levels(y: Tensor, t: Tensor | int, schedule: Schedule) -> Tensor:
+    levels = torch.as_tensor(t, device=y.device).expand(len(y))
+    if len(levels) and not 0 <= int(levels.min()) <= int(levels.max()) < schedule.levels:
+        raise ValueError(
+            f"t must lie in 0 … {schedule.levels - 1}, found {int(levels.min())} … {int(levels.max())}"
+        )
+    return levels
+
+
+def _graph_hvp(gradient: Tensor, point: Tensor) -> Callable[[Tensor], Tensor]:
+    def multiply(v: Tensor) -> Tensor:
+        return torch.autograd.grad(gradient, point, v, retain_graph=True)[0].detach()
+
+    return multiply

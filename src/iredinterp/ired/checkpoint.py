@@ -1,0 +1,241 @@
+"""Reading and writing checkpoints; no code from a file is ever executed.
+
+Two formats: what the official `train.py` saves (`.pt`: step, model, opt, ema, scaler), and safetensors
+with the same parameter names under `ema.` and `raw.`, the level constants under `schedule.` and the
+training record in the header.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from iredinterp.errors import CheckpointError
+from iredinterp.ired.model import EnergyMLP, parameter_shapes
+from iredinterp.ired.schedule import BUFFER_NAMES, Schedule
+
+WEIGHTS = ("ema", "raw")
+OFFICIAL_KEYS = {"step", "model", "opt", "ema", "scaler"}
+OTHER_OFFICIAL_BUFFERS = {
+    "alphas_cumprod_prev",
+    "log_one_minus_alphas_cumprod",
+    "posterior_variance",
+    "posterior_log_variance_clipped",
+    "posterior_mean_coef1",
+    "posterior_mean_coef2",
+    "loss_weight",
+}
+SAFETENSORS_FORMAT = "iredinterp-checkpoint-1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One network out of a checkpoint file, with its identity.
+
+    Attributes:
+        model: the network, float32, on the CPU.
+        weights: "ema" (what the official evaluation uses) or "raw" (the online weights).
+        step: optimiser step at which the file was saved.
+        sha256: of the file.
+        record: what the file says of its training; empty for official files, which do not say.
+    """
+
+    model: EnergyMLP
+    weights: str
+    step: int
+    sha256: str
+    record: Mapping = field(default_factory=dict)
+
+
+def load_checkpoint(path: str | Path, weights: str = "ema") -> Checkpoint:
+    """Load one set of weights from an official `.pt` or a `.safetensors` file.
+
+    Args:
+        path: the file; its suffix decides the format.
+        weights: "ema" or "raw".
+
+    Raises:
+        CheckpointError: the file is absent, damaged, carries code, or is not a matrix-task energy; the
+            message names file, key, expected and found.
+    """
+    path = Path(path)
+    if weights not in WEIGHTS:
+        raise CheckpointError(f"{path}: weights must be one of {', '.join(WEIGHTS)}, found {weights!r}")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; give the path of a checkpoint (.pt or .safetensors)")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    read = _read_safetensors if path.suffix == ".safetensors" else _read_official
+    parameters, buffers, step, record = read(path, weights)
+    _check_parameters(path, weights, parameters)
+    schedule = _schedule(path, buffers)
+    parameters = {name: value.to(torch.float32) for name, value in parameters.items()}
+    return Checkpoint(EnergyMLP(parameters, schedule), weights, step, sha256, record)
+
+
+def save_checkpoint(
+    path: str | Path,
+    weights: Mapping[str, Mapping[str, Tensor]],
+    schedule: Schedule,
+    step: int,
+    record: Mapping,
+) -> None:
+    """Write a safetensors checkpoint atomically.
+
+    Args:
+        path: file to write.
+        weights: {"ema": parameters, "raw": parameters}, at least one of the two.
+        schedule: levels the network was trained on.
+        step: optimiser steps done.
+        record: JSON-ready training record (task, seed, recipe, …).
+    """
+    path = Path(path)
+    tensors = {f"schedule.{name}": value for name, value in schedule.to(torch.float32, "cpu").buffers().items()}
+    for kind, parameters in weights.items():
+        tensors |= {f"{kind}.{name}": value.detach().cpu().contiguous() for name, value in parameters.items()}
+    header = {"format": SAFETENSORS_FORMAT, "step": str(step), "record": json.dumps(record, sort_keys=True)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(descriptor)
+    try:
+        save_file(tensors, partial, metadata=header)
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise
+
+
+def _read_official(path: Path, weights: str):
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen unrelated types on damaged or hostile files
+        raise CheckpointError(
+            f"{path}: not readable as a plain checkpoint. Expected the .pt that the official train.py saves; "
+            f"it is truncated, not a torch file, or carries objects other than tensors and numbers, which are "
+            f"refused because loading them would run code. torch says: {_first_line(error)}"
+        ) from error
+    if not isinstance(content, dict) or not OFFICIAL_KEYS.issuperset(content) or "model" not in content:
+        found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise CheckpointError(
+            f"{path}: top level: expected the keys {', '.join(sorted(OFFICIAL_KEYS))}; found {_brief(found)}"
+        )
+    section, prefix = ("ema", "ema_model.") if weights == "ema" else ("model", "")
+    state = content.get(section)
+    if not isinstance(state, Mapping):
+        raise CheckpointError(
+            f"{path}: key {section!r}: expected a state dict, found {type(state).__name__}; "
+            f"try weights={'raw' if weights == 'ema' else 'ema'!r}"
+        )
+    state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    parameters = {n.removeprefix("model.ebm."): v for n, v in state.items() if n.startswith("model.ebm.")}
+    buffers = {name: value for name, value in state.items() if not name.startswith("model.")}
+    if not parameters:
+        raise CheckpointError(
+            f"{path}: key {section!r}: expected entries '{prefix}model.ebm.fc1.weight' … of an energy "
+            f"model (train.py --model mlp); found {_brief(sorted(state))}"
+        )
+    if weights == "raw":
+        unknown = set(buffers) - set(BUFFER_NAMES) - OTHER_OFFICIAL_BUFFERS
+        unknown |= {name for name in state if name.startswith("model.") and not name.startswith("model.ebm.")}
+        _refuse_extra(path, section, unknown)
+    step = content.get("step")
+    if not isinstance(step, int):
+        raise CheckpointError(f"{path}: key 'step': expected an integer, found {step!r}")
+    return parameters, buffers, step, {}
+
+
+def _read_safetensors(path: Path, weights: str):
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged or not a safetensors file: {_first_line(error)}") from error
+    if header.get("format") != SAFETENSORS_FORMAT:
+        raise CheckpointError(
+            f"{path}: header key 'format': expected {SAFETENSORS_FORMAT!r}, found {header.get('format')!r}"
+        )
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        group, _, rest = name.partition(".")
+        groups.setdefault(group, {})[rest] = value
+    _refuse_extra(path, "tensors", set(groups) - {*WEIGHTS, "schedule"})
+    if weights not in groups:
+        present = ", ".join(sorted(set(groups) & set(WEIGHTS))) or "none"
+        raise CheckpointError(f"{path}: expected {weights!r} weights, found {present}; set weights accordingly")
+    try:
+        step, record = int(header["step"]), json.loads(header["record"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: header keys 'step' and 'record': {_first_line(error)}") from error
+    return groups[weights], groups.get("schedule", {}), step, record
+
+
+def _check_parameters(path: Path, weights: str, parameters: Mapping[str, Tensor]) -> None:
+    for name, value in parameters.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            found = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise CheckpointError(f"{path}: key {name!r}: expected a floating-point tensor, found {found}")
+    first, last = (parameters.get(name) for name in ("fc1.weight", "fc4.weight"))
+    if first is None or last is None or first.ndim != 2 or last.ndim != 2 or first.shape[1] <= last.shape[0]:
+        raise CheckpointError(
+            f"{path}: {weights} weights: expected the matrix-task energy network with 2-d 'fc1.weight' "
+            f"(h, d_x + d) and 'fc4.weight' (d, h); found {_brief(_shapes(parameters))}. Sudoku, graph and "
+            f"planning checkpoints have other networks, which this package does not read"
+        )
+    expected = parameter_shapes(first.shape[1] - last.shape[0], last.shape[0], first.shape[0])
+    missing = sorted(set(expected) - set(parameters))
+    if missing:
+        raise CheckpointError(
+            f"{path}: {weights} weights: expected key {missing[0]!r} {expected[missing[0]]}, found none"
+            + (f" ({len(missing)} keys are missing)" if len(missing) > 1 else "")
+        )
+    _refuse_extra(path, f"{weights} weights", set(parameters) - set(expected))
+    for name, shape in expected.items():
+        if tuple(parameters[name].shape) != shape:
+            raise CheckpointError(
+                f"{path}: key {name!r}: expected shape {shape} (from fc1 and fc4), "
+                f"found {tuple(parameters[name].shape)}"
+            )
+        if not torch.isfinite(parameters[name]).all():
+            count = int((~torch.isfinite(parameters[name])).sum())
+            raise CheckpointError(f"{path}: key {name!r}: expected finite numbers, found {count} NaN or infinite")
+
+
+def _schedule(path: Path, buffers: Mapping[str, Tensor]) -> Schedule:
+    for name in BUFFER_NAMES:
+        value = buffers.get(name)
+        if not isinstance(value, Tensor) or value.ndim != 1 or value.shape != buffers["betas"].shape:
+            found = tuple(value.shape) if isinstance(value, Tensor) else "nothing"
+            raise CheckpointError(f"{path}: key {name!r}: expected one constant per level, found {found}")
+        if not torch.isfinite(value).all():
+            raise CheckpointError(f"{path}: key {name!r}: expected finite level constants, found NaN or infinite")
+    return Schedule(**{name: buffers[name].to(torch.float32) for name in BUFFER_NAMES})
+
+
+def _refuse_extra(path: Path, where: str, extra: set[str]) -> None:
+    if extra:
+        raise CheckpointError(f"{path}: {where}: expected no key {min(extra)!r}; found {_brief(sorted(extra))}")
+
+
+def _shapes(parameters: Mapping[str, Tensor]) -> list[str]:
+    return [f"{name} {tuple(value.shape)}" for name, value in sorted(parameters.items())]
+
+
+def _brief(found) -> str:
+    if isinstance(found, str):
+        return found
+    return ", ".join(found[:6]) + (f", … ({len(found)} in all)" if len(found) > 6 else "") or "nothing"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
