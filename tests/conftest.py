@@ -1,7 +1,8 @@
-"""Shared fixtures: a fresh seed per test, and single-threaded float64 arithmetic."""
+"""Shared fixtures: a fresh seed per test, single-threaded arithmetic, and the official code's outputs."""
 
 import secrets
 
+import official as official_outputs
 import pytest
 import torch
 
@@ -24,3 +25,9 @@ def seed(record_property) -> int:
 def generator(seed) -> torch.Generator:
     """A torch generator seeded with the test's fresh seed."""
     return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="session")
+def official() -> official_outputs.Official:
+    """A really trained official checkpoint and what the official code computes from it."""
+    return official_outputs.bundled()

@@ -118,12 +118,12 @@ class MLPEnergy(Energy):
     @torch.no_grad()
     def energy(self, x: Tensor, y: Tensor, t: Tensor | int) -> Tensor:
         """E = ‖fc4(h₃)‖², (B,)."""
-        return self.model.energy(x, y, _levels(y, t, self.schedule))
+        return self.model.energy(x, y, checked_levels(y, t, self.schedule))
 
     @torch.no_grad()
     def energy_and_gradient(self, x: Tensor, y: Tensor, t: Tensor | int) -> tuple[Tensor, Tensor]:
         """E, (B,), and ∇_yE, (B, d), without autograd."""
-        return self.model.energy_and_gradient(x, y, _levels(y, t, self.schedule))
+        return self.model.energy_and_gradient(x, y, checked_levels(y, t, self.schedule))
 
     @torch.no_grad()
     def hessian(self, x: Tensor, y: Tensor, t: Tensor | int, basis: Tensor | None = None) -> Tensor:
@@ -145,7 +145,7 @@ class MLPEnergy(Energy):
         Returns:
             (B, d, d), or (B, k, k) with a basis; symmetric to the last bit.
         """
-        t = _levels(y, t, self.schedule)
+        t = checked_levels(y, t, self.schedule)
         output, layers = self._tangents(x, y, t, basis)
         size = output.shape[-2]
         blocks = TRIANGLE_BLOCKS if size >= TRIANGLE_FROM else 1
@@ -162,12 +162,12 @@ class MLPEnergy(Energy):
     @torch.no_grad()
     def gauss_newton(self, x: Tensor, y: Tensor, t: Tensor | int) -> Tensor:
         """2 J_oᵀJ_o, (B, d, d): the part of ∇²_yE that would be all of it if every output were 0."""
-        output, _ = self._tangents(x, y, _levels(y, t, self.schedule), None)
+        output, _ = self._tangents(x, y, checked_levels(y, t, self.schedule), None)
         return 2 * output @ output.mT
 
     def hvp_operator(self, x: Tensor, y: Tensor, t: Tensor | int) -> Callable[[Tensor], Tensor]:
         """v ↦ ∇²_yE v through one kept graph of the closed-form gradient."""
-        t = _levels(y, t, self.schedule)
+        t = checked_levels(y, t, self.schedule)
         point = y.detach().requires_grad_()
         with torch.enable_grad():
             gradient = self.model.energy_and_gradient(x, point, t)[1]
@@ -230,11 +230,11 @@ class CallableEnergy(Energy):
     @torch.no_grad()
     def energy(self, x: Tensor, y: Tensor, t: Tensor | int) -> Tensor:
         """E, (B,)."""
-        return self.function(x, y, _levels(y, t, self.schedule))
+        return self.function(x, y, checked_levels(y, t, self.schedule))
 
     def energy_and_gradient(self, x: Tensor, y: Tensor, t: Tensor | int) -> tuple[Tensor, Tensor]:
         """E, (B,), and ∇_yE, (B, d), by one backward pass."""
-        t = _levels(y, t, self.schedule)
+        t = checked_levels(y, t, self.schedule)
         point = y.detach().requires_grad_()
         with torch.enable_grad():
             energy = self.function(x, point, t)
@@ -243,13 +243,13 @@ class CallableEnergy(Energy):
 
     def hessian(self, x: Tensor, y: Tensor, t: Tensor | int, basis: Tensor | None = None) -> Tensor:
         """∇²_yE by reverse over reverse, symmetrised, (B, d, d); compressed to (B, k, k) with a basis."""
-        hessian = autograd_hessian(self.function, x, y, _levels(y, t, self.schedule))
+        hessian = autograd_hessian(self.function, x, y, checked_levels(y, t, self.schedule))
         hessian = (hessian + hessian.mT) / 2
         return hessian if basis is None else basis.mT @ hessian @ basis
 
     def hvp_operator(self, x: Tensor, y: Tensor, t: Tensor | int) -> Callable[[Tensor], Tensor]:
         """v ↦ ∇²_yE v by double backward through one kept graph."""
-        t = _levels(y, t, self.schedule)
+        t = checked_levels(y, t, self.schedule)
         point = y.detach().requires_grad_()
         with torch.enable_grad():
             energy = self.function(x, point, t).sum()
@@ -290,18 +290,23 @@ def load_energy(
         path: checkpoint file.
         weights: "ema" (what the official evaluation uses) or "raw".
         dtype: float64 unless speed matters more than the last digits.
-        device: where to evaluate.
+        device: where to evaluate; "auto" as in `resolve_device`.
 
     Raises:
         CheckpointError: the file cannot be used; names file, key, expected and found.
     """
     checkpoint = load_checkpoint(path, weights)
-    return MLPEnergy(checkpoint.model.to(dtype, device), checkpoint)
+    return MLPEnergy(checkpoint.model.to(dtype, resolve_device(device)), checkpoint)
 
 
-def map_chunks(
-    function: Callable[..., object], tensors: tuple[Tensor, ...], chunk: int
-) -> Iterator[object]:
+def resolve_device(device: torch.device | str) -> torch.device:
+    """The device of a name; "auto" is the first CUDA device if there is one, else the CPU."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def map_chunks(function: Callable[..., object], tensors: tuple[Tensor, ...], chunk: int) -> Iterator[object]:
     """Apply `function` to consecutive chunks of the leading axis, halving the chunk when memory runs out.
 
     Args:
@@ -314,7 +319,10 @@ def map_chunks(
 
     Raises:
         torch.OutOfMemoryError or RuntimeError: a single row does not fit.
+        ValueError: chunk is below 1.
     """
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, found {chunk}")
     start, count = 0, len(tensors[0])
     while start < count:
         try:
@@ -336,16 +344,31 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def _levels(y: Tensor, t: Tensor | int, schedule: Schedule) -> Tensor:
-    levels = torch.as_tensor(t, device=y.device).expand(len(y))
-    if len(levels) and not 0 <= int(levels.min()) <= int(levels.max()) < schedule.levels:
+def checked_levels(y: Tensor, t: Tensor | int, schedule: Schedule) -> Tensor:
+    """One level per point, (B,), where t is one integer or an integer tensor () or (B,).
+
+    Raises:
+        ValueError: t has another shape, is not an integer, or lies outside 0 … K−1.
+    """
+    levels = torch.as_tensor(t, device=y.device)
+    if levels.is_floating_point():
+        raise ValueError(f"t must be an integer level, found {levels.dtype}")
+    if levels.shape not in {(), (len(y),)}:
+        raise ValueError(
+            f"t must be one level or one for each of {len(y)} points, found shape {tuple(levels.shape)}"
+        )
+    if levels.numel() and not 0 <= int(levels.min()) <= int(levels.max()) < schedule.levels:
         raise ValueError(
             f"t must lie in 0 … {schedule.levels - 1}, found {int(levels.min())} … {int(levels.max())}"
         )
-    return levels
+    return levels.expand(len(y))
 
 
 def _graph_hvp(gradient: Tensor, point: Tensor) -> Callable[[Tensor], Tensor]:
+    # The gradient of an energy linear in y does not depend on it.
+    if not gradient.requires_grad:
+        return torch.zeros_like
+
     def multiply(v: Tensor) -> Tensor:
         return torch.autograd.grad(gradient, point, v, retain_graph=True)[0].detach()
 

@@ -23,3 +23,7 @@ class ConfigError(IredInterpError):
 
 class EngineError(IredInterpError):
     """A spectral engine cannot answer for this energy, dimension or request."""
+
+
+class TrainingError(IredInterpError):
+    """Training diverged, or a saved training state belongs to another recipe."""

@@ -99,7 +99,9 @@ def save_checkpoint(
         record: JSON-ready training record (task, seed, recipe, …).
     """
     path = Path(path)
-    tensors = {f"schedule.{name}": value for name, value in schedule.to(torch.float32, "cpu").buffers().items()}
+    tensors = {
+        f"schedule.{name}": value for name, value in schedule.to(torch.float32, "cpu").buffers().items()
+    }
     for kind, parameters in weights.items():
         tensors |= {f"{kind}.{name}": value.detach().cpu().contiguous() for name, value in parameters.items()}
     header = {"format": SAFETENSORS_FORMAT, "step": str(step), "record": json.dumps(record, sort_keys=True)}
@@ -144,10 +146,8 @@ def _read_official(path: Path, weights: str):
             f"{path}: key {section!r}: expected entries '{prefix}model.ebm.fc1.weight' … of an energy "
             f"model (train.py --model mlp); found {_brief(sorted(state))}"
         )
-    if weights == "raw":
-        unknown = set(buffers) - set(BUFFER_NAMES) - OTHER_OFFICIAL_BUFFERS
-        unknown |= {name for name in state if name.startswith("model.") and not name.startswith("model.ebm.")}
-        _refuse_extra(path, section, unknown)
+    known = {*BUFFER_NAMES, *OTHER_OFFICIAL_BUFFERS, *(f"model.ebm.{name}" for name in parameters)}
+    _refuse_extra(path, section, set(state) - known)
     step = content.get("step")
     if not isinstance(step, int):
         raise CheckpointError(f"{path}: key 'step': expected an integer, found {step!r}")
@@ -172,7 +172,9 @@ def _read_safetensors(path: Path, weights: str):
     _refuse_extra(path, "tensors", set(groups) - {*WEIGHTS, "schedule"})
     if weights not in groups:
         present = ", ".join(sorted(set(groups) & set(WEIGHTS))) or "none"
-        raise CheckpointError(f"{path}: expected {weights!r} weights, found {present}; set weights accordingly")
+        raise CheckpointError(
+            f"{path}: expected {weights!r} weights, found {present}; set weights accordingly"
+        )
     try:
         step, record = int(header["step"]), json.loads(header["record"])
     except (KeyError, ValueError) as error:
@@ -208,7 +210,9 @@ def _check_parameters(path: Path, weights: str, parameters: Mapping[str, Tensor]
             )
         if not torch.isfinite(parameters[name]).all():
             count = int((~torch.isfinite(parameters[name])).sum())
-            raise CheckpointError(f"{path}: key {name!r}: expected finite numbers, found {count} NaN or infinite")
+            raise CheckpointError(
+                f"{path}: key {name!r}: expected finite numbers, found {count} NaN or infinite"
+            )
 
 
 def _schedule(path: Path, buffers: Mapping[str, Tensor]) -> Schedule:
@@ -218,13 +222,17 @@ def _schedule(path: Path, buffers: Mapping[str, Tensor]) -> Schedule:
             found = tuple(value.shape) if isinstance(value, Tensor) else "nothing"
             raise CheckpointError(f"{path}: key {name!r}: expected one constant per level, found {found}")
         if not torch.isfinite(value).all():
-            raise CheckpointError(f"{path}: key {name!r}: expected finite level constants, found NaN or infinite")
+            raise CheckpointError(
+                f"{path}: key {name!r}: expected finite level constants, found NaN or infinite"
+            )
     return Schedule(**{name: buffers[name].to(torch.float32) for name in BUFFER_NAMES})
 
 
 def _refuse_extra(path: Path, where: str, extra: set[str]) -> None:
     if extra:
-        raise CheckpointError(f"{path}: {where}: expected no key {min(extra)!r}; found {_brief(sorted(extra))}")
+        raise CheckpointError(
+            f"{path}: {where}: expected no key {min(extra)!r}; found {_brief(sorted(extra))}"
+        )
 
 
 def _shapes(parameters: Mapping[str, Tensor]) -> list[str]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -70,19 +69,14 @@ class Cotangents(NamedTuple):
     h3: Tensor
 
 
-def swish(z: Tensor) -> Tensor:
-    """z·sigmoid(z)."""
-    return z * torch.sigmoid(z)
-
-
 def swish_slope(z: Tensor) -> Tensor:
-    """First derivative of swish."""
+    """First derivative of swish, z·sigmoid(z)."""
     s = torch.sigmoid(z)
     return s * (1 + z * (1 - s))
 
 
 def swish_curvature(z: Tensor) -> Tensor:
-    """Second derivative of swish."""
+    """Second derivative of swish, z·sigmoid(z)."""
     s = torch.sigmoid(z)
     return s * (1 - s) * (2 + z * (1 - 2 * s))
 
@@ -108,6 +102,9 @@ class EnergyMLP:
             or (S, …) for a stack, in which case x, y and t carry the same leading axis.
         schedule: the levels the network was trained on.
 
+    Attributes:
+        modulations: (1 + gain₂, bias₂, 1 + gain₃, bias₃) of every level, each (…, K, h).
+
     Source:
         Du, Mao & Tenenbaum, "Learning Iterative Reasoning through Energy Diffusion", ICML 2024; class
         `EBM` of the official release (commit 3d74b85).
@@ -115,6 +112,11 @@ class EnergyMLP:
 
     parameters: Mapping[str, Tensor]
     schedule: Schedule
+    modulations: tuple[Tensor, Tensor, Tensor, Tensor] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        # Not on first use: inside a torch.func transform that would keep the transform's wrappers.
+        object.__setattr__(self, "modulations", self._modulations())
 
     @classmethod
     def random(cls, dim_x: int, dim_y: int, hidden: int, generator: torch.Generator) -> EnergyMLP:
@@ -159,9 +161,7 @@ class EnergyMLP:
             return F.linear(inputs, weight, bias)
         return torch.baddbmm(bias.unsqueeze(-2), inputs, weight.mT)
 
-    @cached_property
-    def modulations(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(1 + gain₂, bias₂, 1 + gain₃, bias₃) of every level, each (…, K, h)."""
+    def _modulations(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # The official class computes the sinusoid in float32 whatever the precision of the network.
         embedding = level_embedding(self.schedule.levels).to(self.device, self.dtype)
         embedding = embedding.expand(*self.parameters["fc1.bias"].shape[:-1], -1, -1)
@@ -180,11 +180,11 @@ class EnergyMLP:
         """
         gain2, bias2, gain3, bias3 = (self._at_level(table, t) for table in self.modulations)
         z1 = self.layer("fc1", torch.cat([x, y], dim=-1))
-        h1 = swish(z1)
+        h1 = F.silu(z1)
         z2 = self.layer("fc2", h1) * gain2 + bias2
-        h2 = swish(z2)
+        h2 = F.silu(z2)
         z3 = self.layer("fc3", h2) * gain3 + bias3
-        h3 = swish(z3)
+        h3 = F.silu(z3)
         return Activations(z1, z2, z3, h1, h2, h3, gain2, gain3, self.layer("fc4", h3))
 
     def energy(self, x: Tensor, y: Tensor, t: Tensor | int) -> Tensor:

@@ -1,0 +1,52 @@
+# Everything sets itself up in .venv; nothing but python3.11, pip, make and git is needed.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+CORES ?= all
+VENV := .venv
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# LAPACK threads inside one small matrix cost more than they give; jobs are the parallelism.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help setup demo test lint format checkpoints benchmark clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## create .venv with the locked packages
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
+	  { echo "iredinterp needs Python 3.11, found $$($(PYTHON) --version 2>&1): make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+demo: $(READY) ## analyse the bundled checkpoints and write the report
+	@snakemake --cores $(CORES)
+	@snakemake --cores $(CORES) --report results/report.html --quiet
+	@echo "The report is at $(CURDIR)/results/report.html"
+
+test: $(READY) ## run every test
+	@python -m pytest --numprocesses 2 --dist worksteal
+
+lint: $(READY) ## check style: ruff, snakefmt, snakemake --lint
+	@ruff check .
+	@ruff format --check .
+	@snakefmt --check workflow
+	@snakemake --lint
+
+format: $(READY) ## rewrite the code in the house style
+	@ruff check --fix . && ruff format .
+	@snakefmt workflow
+
+checkpoints: $(READY) ## train the bundled checkpoints anew
+	@snakemake --cores $(CORES) trained
+	@cp results/training/*/checkpoints/*.safetensors resources/checkpoints/
+
+benchmark: $(READY) ## measure the Hessian engines and rewrite benchmarks/RESULTS.md
+	@python benchmarks/hessian.py
+
+clean: ## delete results, logs and caches; keeps .venv
+	@rm -rf results/* logs benchmarks/*.jsonl .snakemake .pytest_cache .ruff_cache

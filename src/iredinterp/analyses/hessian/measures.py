@@ -1,0 +1,326 @@
+"""What the spectrum of H says, point by point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from iredinterp.analyses.hessian.alignment import References, alignment_table, projections
+from iredinterp.analyses.hessian.tracking import ENDS, NO_VECTORS, level_overlap, separation
+from iredinterp.energy import Energy, map_chunks
+from iredinterp.errors import ConfigError, TableError
+from iredinterp.linalg import (
+    condition_number,
+    effective_rank,
+    inertia,
+    participation_ratio,
+    quantile_ratio,
+    spectral_gap,
+    stable_rank,
+    zero_tolerance,
+)
+from iredinterp.points import point_tensors
+from iredinterp.spectra import ENGINES, Spectra, spectra
+from iredinterp.tables import Metric, tensor_array, tidy
+
+# The sign with which an eigenvalue known to be among the largest in magnitude is the extreme one.
+EXTREMES = {"scaled_min": -1, "scaled_max": 1, "stability": 1}
+
+
+def spectrum_tables(
+    energy: Energy,
+    points: pa.Table,
+    problems: pa.Table,
+    *,
+    engine: str = "closed",
+    vectors: int = 10,
+    count: int | None = None,
+    rank: int | None = None,
+    chunk: int = 32,
+    **options,
+) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Spectra of H at every point, and what they say. H itself exists for `chunk` points at a time.
+
+    Args:
+        energy: the landscape.
+        points: rows of a points table; every column that is not a tensor is a key.
+        problems: the problems they belong to; bases come from `signal` where there is one, else `y_star`.
+        engine: one of `iredinterp.spectra.ENGINES`. Alignments need one that forms H.
+        vectors: m, dimension of the eigenspace at either end, 0 … d − 1.
+        count: eigenvalues wanted of an engine that does not give all; the others ignore it.
+        rank: q of the geometric bases; the one `rank` of the points if not given.
+        chunk: points per call of the engine.
+        **options: of the engine.
+
+    Returns:
+        Three tables. Spectra, one row per point: keys, `eigenvalues` λ, ascending, and `scaled` σ_tλ; from
+        engines that give them `residual`; from engines that form H, `low` and `high` (d, m), the eigenvectors
+        of either end, in float64 because small angles between levels are read from them, and `low_separated`
+        and `high_separated`, whether a gap above rounding identifies that eigenspace.
+
+        Metrics, long and tidy: those of `spectral_metrics`, and, each null with a reason where undefined,
+
+        * gauss_newton_share: ‖2J_oᵀJ_o‖_F/‖H‖_F, the part that would be all of H if every output were 0.
+        * symmetry_defect: ‖H − Hᵀ‖_F/‖H‖_F as autograd built H.
+        * end_gap, component low or high: gap between that eigenspace and the rest over |λ|max.
+        * alignment, component basis/end: a = ‖P E_m‖_F²/m. Beside it alignment_chance, its mean k/d over
+          uniformly random eigenspaces; alignment_chance_sd, their exact standard deviation;
+          alignment_excess, (a − k/d)/(1 − k/d); alignment_mismatched, a with the basis of the next problem
+          in the problems table (cyclic).
+        * curvature_share, component basis: tr(PH)/tr(H), which needs no eigenvectors; response_share: the
+          same of I − σ_tH; curvature_share_chance: k/d, for either. Shares of an indefinite matrix can leave
+          [0, 1].
+
+        The bases are those of `iredinterp.linalg.GeometricBases`, k their dimension.
+
+        Overlaps between levels, see `level_overlap`.
+
+    Raises:
+        ConfigError: vectors or rank do not fit the problems, or a point lacks its problem.
+        EngineError: the engine cannot do this.
+        TableError: there are no points.
+    """
+    if not points.num_rows:
+        raise TableError("hessian: the points table is empty; give at least one point")
+    if not 0 <= vectors < energy.dim_y:
+        raise ConfigError(
+            f"hessian: vectors: found {vectors}, allowed 0 … d − 1 = {energy.dim_y - 1}; "
+            "an eigenspace has to leave directions out"
+        )
+    x, y, t = point_tensors(energy, points, problems)
+    references = References.of(problems, _basis_rank(points, rank))
+    own = pc.index_in(points["problem_id"], problems["problem_id"].combine_chunks())
+    own = torch.tensor(own.to_numpy(), dtype=torch.int64)
+    other = (own + 1) % problems.num_rows
+    forms = engine in ENGINES and "keep_hessian" in ENGINES[engine].takes
+    request = {"vectors": vectors, "keep_hessian": True} if forms else {"count": count}
+
+    def measure(x: Tensor, y: Tensor, t: Tensor, own: Tensor, other: Tensor) -> tuple[Spectra, dict]:
+        found = spectra(energy, x, y, t, engine, **request, **options)
+        if not forms:
+            return found, {}
+        bases = (references.at(rows, y.device) for rows in (own, other))
+        projected = projections(found, *_response(found, energy.schedule.sigma[t], energy.dtype), *bases)
+        if hasattr(energy, "gauss_newton"):
+            projected["gauss_newton"] = torch.linalg.matrix_norm(energy.gauss_newton(x, y, t).double())
+        return replace(found, hessian=None), projected
+
+    found, projected = zip(*map_chunks(measure, (x, y, t, own, other), chunk), strict=True)
+    found, projected = Spectra(**_joined([vars(part) for part in found])), _joined(projected)
+    gauss_newton = projected.pop("gauss_newton", None)
+    sigma, step_size = _level_constants(energy, t)
+    absent = "" if forms else f"engine {engine} does not form the Hessian"
+    if not found.complete:
+        absent = _incomplete(engine, found, energy.dim_y)
+    no_vectors = absent or ("" if vectors else NO_VECTORS)
+    gaps, separated = separation(found, energy.dtype)
+
+    tensors = [field.name for field in points.schema if isinstance(field.type, pa.FixedShapeTensorType)]
+    keys = points.drop_columns(tensors)
+    table = _spectra_table(keys, found, sigma, separated)
+    metrics = spectral_metrics(found, sigma, step_size, energy.dtype, absent)
+    metrics += _matrix_metrics(found, gauss_newton, gaps, absent, no_vectors)
+    known = torch.cat([references.identified[own], references.identified[other], separated], dim=1)
+    aligned = alignment_table(keys, projected, references.bases, known, vectors, absent, no_vectors)
+    tracking = level_overlap(table, no_vectors or NO_VECTORS)
+    return table, pa.concat_tables([tidy(keys, metrics), aligned]), tracking
+
+
+def spectral_metrics(
+    found: Spectra,
+    sigma: Tensor,
+    step_size: Tensor,
+    precision: torch.dtype = torch.float64,
+    absent: str = "",
+) -> list[Metric]:
+    """What the eigenvalues of H say, in float64.
+
+    With σ_tλ the scaled eigenvalues and τ = 10·ε·√d·|σ_tλ|max their zero tolerance:
+
+    * scaled_min, scaled_max, scaled_median, scaled_mean: of σ_tλ; the last is σ_t tr(H)/d.
+    * stability: 2η_tλ_max; above 2 the second to fifth descent steps of the official sampler overshoot.
+    * zero_tolerance: τ. inertia_positive, inertia_zero, inertia_negative: eigenvalues above, within and below
+      it. negative_index: inertia_negative/d.
+    * condition_number: |λ|max/|λ|min. quantile_ratio: |λ|(95 %)/|λ|(5 %).
+    * isotropy_defect: δ_iso = ‖σ_tH − I‖_F/√d.
+    * of H and of I − σ_tH (components "H" and "I-σH"): participation_ratio (Σ|λ|)²/Σλ² (Gao et al. 2017),
+      effective_rank exp(−Σp ln p), p = |λ|/Σ|λ| (Roy & Vetterli 2007), stable_rank ‖H‖_F²/‖H‖₂² (Rudelson &
+      Vershynin 2007), log_gap max_i ln|λ_i| − ln|λ_{i+1}| in descending magnitude above τ, and gap_position
+      i, counted from 1 (after Ventura et al. 2024, arXiv:2410.05898).
+
+    Args:
+        found: eigenvalues of B points.
+        sigma: σ_t, (B,).
+        step_size: η_t, (B,).
+        precision: in which H was built.
+        absent: why eigenvalues are missing, for an engine that does not give all.
+
+    Returns:
+        Metrics of B values, undefined where missing eigenvalues or rounding would decide them.
+    """
+    scaled = sigma.unsqueeze(-1) * found.eigenvalues
+    d, magnitude = scaled.shape[-1], scaled.abs()
+    tolerance = zero_tolerance(scaled, precision)
+    positive, zero, negative = (count.double() for count in inertia(scaled, tolerance))
+    largest, smallest = magnitude.amax(-1), magnitude.amin(-1)
+    low_quantile = largest / quantile_ratio(scaled, high=1.0)
+    metrics = [
+        Metric("scaled_min", scaled[:, 0]),
+        Metric("scaled_max", scaled[:, -1]),
+        Metric("scaled_median", (scaled[:, (d - 1) // 2] + scaled[:, d // 2]) / 2),
+        Metric("scaled_mean", scaled.mean(-1)),
+        Metric("stability", 2 * step_size * found.eigenvalues[:, -1]),
+        Metric("zero_tolerance", tolerance),
+        Metric("inertia_positive", positive),
+        Metric("inertia_zero", zero),
+        Metric("inertia_negative", negative),
+        Metric("negative_index", negative / d),
+        Metric(
+            "condition_number",
+            _only(condition_number(scaled), smallest > tolerance),
+            reason="smallest |λ| is below the zero tolerance",
+        ),
+        Metric(
+            "quantile_ratio",
+            _only(quantile_ratio(scaled), low_quantile > tolerance),
+            reason="5 % quantile of |λ| is below the zero tolerance",
+        ),
+        Metric("isotropy_defect", (scaled - 1).square().mean(-1).sqrt()),
+        *_shape_metrics("H", scaled, tolerance),
+        *_shape_metrics("I-σH", 1 - scaled, _response_tolerance(scaled, precision)),
+    ]
+    return metrics if found.complete else [_of_incomplete(metric, found.which, absent) for metric in metrics]
+
+
+@dataclass(frozen=True)
+class HessianAnalyzer:
+    """Spectra of one landscape, for notebooks.
+
+    Args:
+        energy: the landscape.
+        engine: one of `iredinterp.spectra.ENGINES`.
+    """
+
+    energy: Energy
+    engine: str = "closed"
+
+    def spectra(self, x: Tensor, y: Tensor, t: Tensor | int, **options) -> Spectra:
+        """`iredinterp.spectra.spectra` at x (B, d_x), y (B, d), level t, with this engine."""
+        return spectra(self.energy, x, y, t, self.engine, **options)
+
+    def metrics(self, x: Tensor, y: Tensor, t: Tensor | int, **options) -> dict[str, Tensor]:
+        """`spectral_metrics` by name, or name and component, each (B,); NaN where undefined."""
+        found = self.spectra(x, y, t, **options)
+        sigma, step_size = _level_constants(self.energy, torch.as_tensor(t).expand(len(y)))
+        absent = "" if found.complete else _incomplete(self.engine, found, self.energy.dim_y)
+        metrics = spectral_metrics(found, sigma, step_size, self.energy.dtype, absent)
+        return {f"{metric.name} {metric.component}".strip(): metric.values for metric in metrics}
+
+
+def _basis_rank(points: pa.Table, rank: int | None) -> int:
+    if rank is not None:
+        return rank
+    ranks = points["rank"].unique().to_pylist() if "rank" in points.column_names else [None]
+    if len(ranks) != 1 or ranks[0] is None:
+        raise ConfigError(
+            f"hessian: rank: found null and no single rank of the points ({ranks}); give a number"
+        )
+    return ranks[0]
+
+
+def _response(found: Spectra, sigma: Tensor, precision: torch.dtype) -> tuple[Tensor, Tensor]:
+    """I − σ_tH, (B, d, d), and whether the traces of H and of it are above rounding, (B, 2)."""
+    sigma = sigma.double()
+    scaled = sigma.unsqueeze(-1) * found.eigenvalues
+    identity = torch.eye(scaled.shape[1], dtype=scaled.dtype, device=scaled.device)
+    means = torch.stack([scaled.mean(-1), (1 - scaled).mean(-1)], dim=-1)
+    rounding = [zero_tolerance(scaled, precision), _response_tolerance(scaled, precision)]
+    return identity - sigma[:, None, None] * found.hessian, means.abs() > torch.stack(rounding, dim=-1)
+
+
+def _response_tolerance(scaled: Tensor, precision: torch.dtype) -> Tensor:
+    # 1 − σλ inherits the absolute error of σλ and of the 1.
+    return zero_tolerance(scaled, precision).maximum(zero_tolerance(torch.ones_like(scaled), precision))
+
+
+def _shape_metrics(component: str, eigenvalues: Tensor, tolerance: Tensor) -> list[Metric]:
+    present = eigenvalues.abs().amax(-1) > tolerance
+    gap, position = spectral_gap(eigenvalues, tolerance)
+    step = zero_tolerance(torch.ones_like(eigenvalues))
+    vanishes = f"{component} is zero to rounding"
+    return [
+        Metric("participation_ratio", _only(participation_ratio(eigenvalues), present), component, vanishes),
+        Metric("effective_rank", _only(effective_rank(eigenvalues), present), component, vanishes),
+        Metric("stable_rank", _only(stable_rank(eigenvalues), present), component, vanishes),
+        Metric("log_gap", gap, component, "fewer than two magnitudes above the zero tolerance"),
+        Metric(
+            "gap_position",
+            _only(position, gap > step),
+            component,
+            "fewer than two magnitudes above the zero tolerance, or all equal to rounding",
+        ),
+    ]
+
+
+def _of_incomplete(metric: Metric, which: str, absent: str) -> Metric:
+    """A metric of some eigenvalues: only extremes survive, and only where they are known to be extreme."""
+    sign = EXTREMES.get(metric.name)
+    if sign and which == "both ends":
+        return metric
+    known = sign * metric.values > 0 if sign else torch.zeros_like(metric.values, dtype=torch.bool)
+    return replace(metric, values=_only(metric.values, known), reason=absent)
+
+
+def _matrix_metrics(
+    found: Spectra, gauss_newton: Tensor | None, gaps: Tensor, absent: str, no_vectors: str
+) -> Iterator[Metric]:
+    share = defect = torch.full_like(gaps[:, 0], torch.nan)
+    why_share = absent or "this energy has no Gauss–Newton part"
+    why_defect = absent or "symmetric by construction"
+    if gauss_newton is not None:
+        share, why_share = gauss_newton / found.eigenvalues.norm(dim=-1), "H is zero"
+    if found.symmetry_defect is not None:
+        defect, why_defect = found.symmetry_defect, "H is zero"
+    yield Metric("gauss_newton_share", share, reason=why_share)
+    yield Metric("symmetry_defect", defect, reason=why_defect)
+    for end, gap in zip(ENDS, gaps.unbind(1), strict=True):
+        yield Metric("end_gap", gap, end, no_vectors or "H is zero")
+
+
+def _spectra_table(keys: pa.Table, found: Spectra, sigma: Tensor, separated: Tensor) -> pa.Table:
+    columns = {"eigenvalues": found.eigenvalues, "scaled": sigma.unsqueeze(-1) * found.eigenvalues}
+    columns |= {"residual": found.residual, "low": found.low, "high": found.high}
+    table = keys
+    for name, values in columns.items():
+        if values is not None:
+            table = table.append_column(name, tensor_array(values))
+    if found.low is not None:
+        for end, known in zip(ENDS, separated.unbind(1), strict=True):
+            table = table.append_column(f"{end}_separated", pa.array(known.numpy()))
+    return table
+
+
+def _joined(parts: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """Tensors of all chunks one after the other on the CPU; anything else as in the first."""
+    return {
+        name: torch.cat([part[name] for part in parts]).cpu() if isinstance(value, Tensor) else value
+        for name, value in parts[0].items()
+    }
+
+
+def _level_constants(energy: Energy, t: Tensor) -> tuple[Tensor, Tensor]:
+    schedule = energy.schedule.to(torch.float64, "cpu")
+    return schedule.sigma[t.cpu()], schedule.opt_step_size[t.cpu()]
+
+
+def _incomplete(engine: str, found: Spectra, dimension: int) -> str:
+    return f"engine {engine} returns {found.eigenvalues.shape[1]} of {dimension} eigenvalues"
+
+
+def _only(values: Tensor, condition: Tensor) -> Tensor:
+    return values.where(condition, torch.nan)

@@ -1,0 +1,85 @@
+"""The competence card: what a model is, and what it can do beside the baselines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jinja2
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from iredinterp.ired.checkpoint import Checkpoint
+from iredinterp.ired.competence import BASELINE_NAMES, MODEL, Competence, competence
+from iredinterp.ired.model import EnergyMLP
+from iredinterp.ired.sampler import sample
+from iredinterp.ired.tasks import ProblemSpec
+from iredinterp.tables import atomic_file
+
+BATCH = 256
+
+
+def score_model(model: EnergyMLP, spec: ProblemSpec, count: int, seed: int) -> Competence:
+    """Score a network by the official protocol: float32, the value its faithful sampler returns.
+
+    Args:
+        model: float32 network.
+        spec: the distribution to test on.
+        count: fresh problems (the official evaluation takes 22 batches of 256).
+        seed: of the problems and of the sampler's first states.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def predict(x: Tensor) -> Tensor:
+        init = torch.randn(len(x), model.dim_y, generator=generator)
+        parts = zip(x.to(model.device, torch.float32).split(BATCH), init.split(BATCH), strict=True)
+        return torch.cat([sample(model, part, init=first).final for part, first in parts]).cpu()
+
+    return competence(predict, spec, count, seed)
+
+
+def competence_table(name: str, checkpoint: Checkpoint, result: Competence) -> pa.Table:
+    """One row per predictor and kind of entry, with the model's identity and the card's conclusion."""
+    shared = {
+        "model": name,
+        "task": result.spec.task,
+        "n": result.spec.n,
+        "seed": checkpoint.record.get("seed"),
+        "step": checkpoint.step,
+        "weights": checkpoint.weights,
+        "sha256": checkpoint.sha256,
+        "problems": result.count,
+        "deciding": result.deciding,
+        "best_baseline": result.best_baseline,
+        "shows_skill": result.shows_skill,
+        "sentence": result.sentence(),
+        "skill": result.skill,
+        "skill_lower": result.skill_lower,
+    }
+    return pa.Table.from_pylist([shared | row for row in result.rows()])
+
+
+def sentence_of(table: pa.Table) -> str:
+    """The card's conclusion, from its table."""
+    return table["sentence"][0].as_py()
+
+
+def render_card(
+    name: str, checkpoint: Checkpoint, spec: ProblemSpec, result: Competence, path: str | Path
+) -> None:
+    """Write the card as a self-contained HTML page, atomically."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("iredinterp"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    entries = list(dict.fromkeys(row["entries"] for row in result.rows()))
+    page = environment.get_template("card.html").render(
+        name=name,
+        checkpoint=checkpoint,
+        spec={key: value for key, value in spec.to_dict().items() if value is not None},
+        result=result,
+        entries=entries,
+        predictors=list(dict.fromkeys(row["predictor"] for row in result.rows())),
+        labels={MODEL: "this model", **BASELINE_NAMES},
+    )
+    with atomic_file(path) as file:
+        file.write(page.encode())

@@ -1,0 +1,305 @@
+"""Where a landscape is looked at: points y at every level for every problem.
+
+Four kinds, never mixed: `q_sample` (noised right answers, what the network was trained on),
+`trajectory` (where the sampler stands at the end of each level), `minimum` (a stationary point with
+positive curvature reached from there) and `perturbed` (a displacement of known length).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from iredinterp.energy import Energy, MLPEnergy
+from iredinterp.errors import ConfigError
+from iredinterp.ired.sampler import sample
+from iredinterp.ired.schedule import Schedule
+from iredinterp.ired.tasks import Problems, ProblemSpec
+from iredinterp.tables import tensor_array, tensor_column
+
+# What every table says of the model a row belongs to; null where it does not apply.
+MODEL_KEYS = {
+    "model": pa.string(),
+    "condition": pa.string(),
+    "task": pa.string(),
+    "n": pa.int32(),
+    "rank": pa.int32(),
+    "kappa": pa.float64(),
+    "seed": pa.int64(),
+    "step": pa.int64(),
+    "weights": pa.string(),
+}
+
+CURVATURE_FLOOR = 1e-3
+BACKTRACKING_STEPS = 30
+
+
+def q_sample(y_star: Tensor, t: Tensor | int, noise: Tensor, schedule: Schedule) -> Tensor:
+    """Forward-noised answers, √ᾱ_t y* + σ_t ε.
+
+    Args:
+        y_star: (B, d), right answers.
+        t: level, an integer or (B,).
+        noise: (B, d), ε ~ N(0, I).
+        schedule: the levels.
+
+    Returns:
+        (B, d), at the scale of level t.
+    """
+    scale, sigma = schedule.sqrt_alphas_cumprod[t], schedule.sigma[t]
+    if scale.ndim:
+        scale, sigma = scale.unsqueeze(-1), sigma.unsqueeze(-1)
+    return scale * y_star + sigma * noise
+
+
+def perturbed(y: Tensor, radius: float, generator: torch.Generator) -> Tensor:
+    """y displaced by exactly `radius` (Euclidean) in a uniformly random direction; y is (B, d)."""
+    direction = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.device, y.dtype)
+    return y + radius * direction / direction.norm(dim=-1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Minima:
+    """Where a descent ended.
+
+    Attributes:
+        y: (B, d).
+        gradient_norm: (B,), ‖∇_yE‖₂ there.
+        smallest_eigenvalue: (B,), of ∇²_yE there.
+        converged: (B,), gradient within tolerance and smallest eigenvalue positive.
+    """
+
+    y: Tensor
+    gradient_norm: Tensor
+    smallest_eigenvalue: Tensor
+    converged: Tensor
+
+
+def minimum(
+    energy: Energy, x: Tensor, y: Tensor, t: Tensor | int, tolerance: float = 1e-8, max_steps: int = 100
+) -> Minima:
+    """Descend from y to a minimum of E(x, ·, t) by Newton steps on |∇²_yE|, halved until E does not rise.
+
+    Args:
+        energy: the landscape, float64.
+        x: (B, d_x).
+        y: (B, d), starting points.
+        t: level, an integer or (B,).
+        tolerance: on ‖∇_yE‖₂.
+        max_steps: Newton steps at most.
+
+    Source:
+        Saddle-free Newton, Dauphin et al. 2014, with backtracking.
+    """
+    t = torch.as_tensor(t, device=y.device).expand(len(y))
+    y = y.clone()
+    active = torch.arange(len(y), device=y.device)
+    for _ in range(max_steps):
+        value, gradient = energy.energy_and_gradient(x[active], y[active], t[active])
+        moving = gradient.norm(dim=-1) > tolerance
+        active, value, gradient = active[moving], value[moving], gradient[moving]
+        if not len(active):
+            break
+        step = _newton_step(energy.hessian(x[active], y[active], t[active]), gradient)
+        moved = _backtrack(energy, x[active], y[active], t[active], value, step)
+        progress = (moved != y[active]).any(-1)
+        y[active] = moved
+        active = active[progress]
+    gradient_norm = energy.gradient(x, y, t).norm(dim=-1)
+    smallest = torch.linalg.eigvalsh(energy.hessian(x, y, t))[:, 0]
+    return Minima(y, gradient_norm, smallest, (gradient_norm <= tolerance) & (smallest > 0))
+
+
+def model_keys(
+    name: str, energy: MLPEnergy, spec: ProblemSpec, condition: str = "trained"
+) -> dict[str, object]:
+    """Values of `MODEL_KEYS` for a model from a checkpoint file, analysed on problems of `spec`.
+
+    Raises:
+        ConfigError: the network does not fit the problems.
+    """
+    found, expected = (energy.dim_x, energy.dim_y), (spec.dim_x, spec.dim_y)
+    if found != expected:
+        raise ConfigError(
+            f"models.{name}: the checkpoint takes (d_x, d) = {found}, but its problems ({spec.task}, "
+            f"n={spec.n}) have {expected}; set models.{name}.problems to the distribution it was trained on"
+        )
+    return {
+        "model": name,
+        "condition": condition,
+        "task": spec.task,
+        "n": spec.n,
+        "rank": spec.rank,
+        "kappa": spec.kappa,
+        "seed": energy.checkpoint.record.get("seed"),
+        "step": energy.checkpoint.step,
+        "weights": energy.checkpoint.weights,
+    }
+
+
+def problems_table(problems: Problems) -> pa.Table:
+    """Problems as one row each: `problem_id`, tensors `x`, `y_star` (n×m) and what the generator recorded."""
+    rows, columns = problems.spec.shape
+    x_shape = (2, rows, columns) if problems.spec.task == "addition" else (rows, columns)
+    table = {
+        "problem_id": pa.array(range(len(problems)), pa.int32()),
+        "x": tensor_array(problems.x.reshape(-1, *x_shape)),
+        "y_star": tensor_array(problems.y_star.reshape(-1, rows, columns)),
+    }
+    for name, values in problems.meta.items():
+        table[name] = pa.array(values.numpy()) if values.ndim == 1 else tensor_array(values)
+    return pa.table(table)
+
+
+def points_table(
+    energy: Energy,
+    problems: pa.Table,
+    keys: Mapping[str, object],
+    kinds: Sequence[str],
+    seed: int,
+    draws: int = 1,
+) -> pa.Table:
+    """Points of the chosen kinds at every level of every problem.
+
+    Noise depends on (seed, problem, draw) alone: it is shared by all levels and all models, and the way
+    problems are split into blocks changes nothing.
+
+    Args:
+        energy: the landscape, which sets the levels, the trajectories and the minima.
+        problems: rows of a problems table.
+        keys: values of `MODEL_KEYS`, constant over the table.
+        kinds: of q_sample, trajectory, minimum.
+        seed: of the noise and of the sampler's first states.
+        draws: noise draws (and first states) per problem.
+
+    Returns:
+        One row per point: keys, problem_id, t, point_kind, draw, converged (null but for minima) and the
+        tensor y (n×m), at the scale of level t.
+
+    Raises:
+        ConfigError: an unknown kind.
+    """
+    unknown = set(kinds) - {"q_sample", "trajectory", "minimum"}
+    if unknown:
+        raise ConfigError(f"points: kinds: unknown kind {min(unknown)!r}; use q_sample, trajectory, minimum")
+    matrix_shape = tensor_column(problems, "y_star").shape[1:]
+    ids = np.repeat(problems["problem_id"].to_numpy(), draws)
+    draw = np.tile(np.arange(draws), len(problems))
+    x, y_star = (
+        tensor_column(problems, name).flatten(1).to(energy.device, energy.dtype).repeat_interleave(draws, 0)
+        for name in ("x", "y_star")
+    )
+    noise = {
+        use: torch.stack(
+            [_noise(seed, use, i, k, y_star.shape[1]) for i, k in zip(ids, draw, strict=True)]
+        ).to(y_star)
+        for use in ("q_sample", "first_state")
+    }
+    trajectory = None
+    if {"trajectory", "minimum"} & set(kinds):
+        trajectory = sample(energy, x, init=noise["first_state"])
+    parts = []
+    for t in range(energy.schedule.levels):
+        finished = None
+        if trajectory is not None:
+            finished = (
+                energy.schedule.sqrt_alphas_cumprod[t] * trajectory.answers[energy.schedule.levels - 1 - t]
+            )
+        for kind in kinds:
+            converged = [None] * len(ids)
+            if kind == "q_sample":
+                y = q_sample(y_star, t, noise["q_sample"], energy.schedule)
+            elif kind == "trajectory":
+                y = finished
+            else:
+                found = minimum(energy, x, finished, t)
+                y, converged = found.y, found.converged.tolist()
+            parts.append(_rows(keys, ids, t, kind, draw, converged, y.reshape(-1, *matrix_shape)))
+    return pa.concat_tables(parts)
+
+
+def gradients_table(energy: Energy, points: pa.Table, problems: pa.Table) -> pa.Table:
+    """E and ∇_yE at every point: the points' key columns, `energy`, `gradient_norm` and the tensor `gradient`.
+
+    Energies are comparable only within one (model, problem, t).
+
+    Args:
+        energy: the landscape.
+        points: rows of a points table.
+        problems: the problems they belong to.
+    """
+    x, y, t = point_tensors(energy, points, problems)
+    value, gradient = energy.energy_and_gradient(x, y, t)
+    table = points.drop_columns(["y"])
+    table = table.append_column("energy", pa.array(value.double().cpu().numpy()))
+    table = table.append_column("gradient_norm", pa.array(gradient.norm(dim=-1).double().cpu().numpy()))
+    shape = tensor_column(points, "y").shape
+    return table.append_column("gradient", tensor_array(gradient.double().cpu().reshape(shape)))
+
+
+def point_tensors(energy: Energy, points: pa.Table, problems: pa.Table) -> tuple[Tensor, Tensor, Tensor]:
+    """x (B, d_x), y (B, d) and t (B,) of a points table, in the precision and on the device of the energy.
+
+    Raises:
+        ConfigError: a point names a problem that the problems table lacks.
+    """
+    ids = problems["problem_id"].to_numpy()
+    wanted = points["problem_id"].to_numpy()
+    order = np.argsort(ids)
+    rows = np.searchsorted(ids, wanted, sorter=order).clip(max=len(ids) - 1)
+    rows = order[rows]
+    if not np.array_equal(ids[rows], wanted):
+        raise ConfigError(
+            "points: a problem_id of the points is not in the problems table; rebuild the points"
+        )
+    x = tensor_column(problems, "x").flatten(1)[torch.from_numpy(rows)]
+    y = tensor_column(points, "y").flatten(1)
+    t = torch.from_numpy(points["t"].to_numpy().astype(np.int64))
+    return x.to(energy.device, energy.dtype), y.to(energy.device, energy.dtype), t.to(energy.device)
+
+
+def _newton_step(hessian: Tensor, gradient: Tensor) -> Tensor:
+    eigenvalues, vectors = torch.linalg.eigh(hessian)
+    size = eigenvalues.abs()
+    size = size.maximum(CURVATURE_FLOOR * size.amax(-1, keepdim=True))
+    return -(vectors @ ((vectors.mT @ gradient.unsqueeze(-1)) / size.unsqueeze(-1))).squeeze(-1)
+
+
+def _backtrack(energy: Energy, x: Tensor, y: Tensor, t: Tensor, value: Tensor, step: Tensor) -> Tensor:
+    # Close to the minimum E is flat to rounding, and a rise within rounding is no rise.
+    allowed = value + 4 * torch.finfo(value.dtype).eps * value.abs()
+    moved, pending = y + step, torch.arange(len(y), device=y.device)
+    for _ in range(BACKTRACKING_STEPS):
+        after = energy.energy(x[pending], moved[pending], t[pending])
+        pending = pending[~(after <= allowed[pending])]
+        if not len(pending):
+            return moved
+        step = step / 2
+        moved[pending] = y[pending] + step[pending]
+    moved[pending] = y[pending]
+    return moved
+
+
+def _noise(seed: int, use: str, problem_id: int, draw: int, size: int) -> Tensor:
+    words = np.random.SeedSequence([seed, {"q_sample": 0, "first_state": 1}[use], int(problem_id), int(draw)])
+    generator = torch.Generator().manual_seed(int(words.generate_state(1, np.uint64)[0] >> 1))
+    return torch.randn(size, generator=generator, dtype=torch.float64)
+
+
+def _rows(keys, ids, t: int, point_kind: str, draw, converged, y: Tensor) -> pa.Table:
+    count = len(ids)
+    columns = {name: pa.array([keys.get(name)] * count, kind) for name, kind in MODEL_KEYS.items()}
+    columns |= {
+        "problem_id": pa.array(ids, pa.int32()),
+        "t": pa.array([t] * count, pa.int32()),
+        "point_kind": pa.array([point_kind] * count, pa.string()),
+        "draw": pa.array(draw, pa.int32()),
+        "converged": pa.array(converged, pa.bool_()),
+        "y": tensor_array(y.double().cpu()),
+    }
+    return pa.table(columns)

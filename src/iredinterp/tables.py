@@ -1,0 +1,312 @@
+"""The one Parquet writer and reader.
+
+An artifact is sorted, compressed with zstd and carries its provenance in the footer key `iredinterp`. Nothing
+in it depends on the clock, the host or the folder, so equal inputs give equal bytes on one pyarrow version.
+"""
+
+import json
+import math
+import os
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from iredinterp.errors import TableError
+
+SCHEMA_VERSION = 1
+FOOTER_KEY = b"iredinterp"
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+    """A binary file that appears at `path` whole or not at all.
+
+    Args:
+        path: destination; its parent folders are created. A file already there survives any failure.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_table(table: pa.Table, path: str | Path, provenance: Mapping) -> None:
+    """Write a table atomically, rows sorted by its key columns, provenance in the footer.
+
+    Key columns are all string, dictionary, integer and boolean columns, in column order; float and tensor
+    columns are not. Dictionary columns are written as their values (Parquet encodes repeats by itself), so
+    shards agree in schema and bytes whatever dictionary each of them happened to build.
+
+    Args:
+        table: a tensor table or a metric table.
+        path: destination of the Parquet file.
+        provenance: JSON-ready mapping, usually from `iredinterp.provenance.provenance`.
+
+    Raises:
+        TableError: a row whose `value` is undefined gives no `reason`, or the provenance is not JSON.
+    """
+    path = Path(path)
+    table = table.cast(pa.schema([_plain(field) for field in table.schema]))
+    _reject_silent_gaps(table, path)
+    footer = {FOOTER_KEY: _footer(provenance, path)}
+    table = _sorted(table).combine_chunks().replace_schema_metadata(footer)
+    with atomic_file(path) as file:
+        pq.write_table(table, file, compression="zstd")
+
+
+def read_table(path: str | Path, columns: list[str] | None = None) -> pa.Table:
+    """Read a table that `write_table` wrote.
+
+    Args:
+        path: a Parquet file.
+        columns: names to read, in this order; all by default.
+
+    Raises:
+        TableError: no such file, not Parquet, damaged, not ours, another schema version, or no such column.
+    """
+    with _opened(path) as file:
+        available = file.schema_arrow.names
+        for name in columns or ():
+            if name not in available:
+                raise TableError(f"{path}: no column {name!r}; it has {', '.join(available)}")
+        table = file.read(columns=columns)
+    return table.select(columns) if columns is not None else table
+
+
+def read_provenance(path: str | Path) -> dict:
+    """The footer of a table: its provenance, `schema_version`, and the torch and numpy that made it.
+
+    Raises:
+        TableError: as `read_table`.
+    """
+    with _opened(path) as file:
+        return json.loads(file.metadata.metadata[FOOTER_KEY])
+
+
+def gather(paths: Iterable[str | Path]) -> pa.Table:
+    """Concatenate shard files.
+
+    Raises:
+        TableError: no shards, or one whose columns differ from those of most others.
+    """
+    shards = {str(path): read_table(path).replace_schema_metadata(None) for path in paths}
+    if not shards:
+        raise TableError("there are no shards to gather")
+    expected, _ = Counter(shard.schema for shard in shards.values()).most_common(1)[0]
+    for path, shard in shards.items():
+        if shard.schema != expected:
+            raise TableError(
+                f"{path}: its columns differ from the other shards'; found {_columns(shard.schema)}, "
+                f"expected {_columns(expected)}. Delete this shard and make it again."
+            )
+    return pa.concat_tables(shards.values())
+
+
+def tensor_array(values: Tensor | np.ndarray) -> pa.FixedShapeTensorArray:
+    """A column of N equally shaped tensors, without a copy where `values` is contiguous and on the CPU.
+
+    Args:
+        values: (N, *shape), at least one trailing axis and none of size zero; N may be zero.
+
+    Raises:
+        TableError: a shape that such a column cannot hold.
+    """
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+    shape = array.shape[1:]
+    if not shape or 0 in shape:
+        raise TableError(f"a tensor column holds (N, *shape) with a non-empty shape; found {array.shape}")
+    flat = pa.array(np.ascontiguousarray(array).reshape(-1))
+    storage = pa.FixedSizeListArray.from_arrays(flat, math.prod(shape))
+    return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(flat.type, shape), storage)
+
+
+def tensor_column(table: pa.Table, name: str) -> Tensor:
+    """A tensor or numeric column as a torch tensor of its own memory.
+
+    Args:
+        table: any table.
+        name: one of its tensor, numeric or boolean columns.
+
+    Returns:
+        (N, *shape) for a tensor column, (N,) for a plain one, where null floats become NaN.
+
+    Raises:
+        TableError: no such column, one that is not numeric, or nulls where NaN cannot stand for them.
+    """
+    numeric = [field.name for field in table.schema if _is_numeric(field.type)]
+    if name not in numeric:
+        problem = "is not numeric" if name in table.column_names else "does not exist"
+        raise TableError(f"column {name!r} {problem}; the numeric columns are {', '.join(numeric) or 'none'}")
+    column = table[name].combine_chunks()
+    if column.null_count and not pa.types.is_floating(column.type):
+        raise TableError(f"column {name!r} ({column.type}) has {column.null_count} nulls; drop those rows")
+    shape = column.type.shape if isinstance(column, pa.ExtensionArray) else []
+    flat = column.storage.flatten() if shape else column
+    # A copy: Arrow memory is read-only and torch tensors are not.
+    array = flat.to_numpy(zero_copy_only=False).reshape(len(column), *shape)
+    return torch.from_numpy(array.copy())
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One named quantity of N items.
+
+    Attributes:
+        name: what it is, with its unit if it has one.
+        values: (N,), or (N, k) where the second axis is the rank or position; NaN where undefined.
+        component: which part of the model or spectrum it speaks of; empty for the whole.
+        reason: why it is undefined wherever it is NaN.
+        stderr: standard error, shaped as `values`; None where it has none.
+    """
+
+    name: str
+    values: Tensor
+    component: str = ""
+    reason: str = ""
+    stderr: Tensor | None = None
+
+
+def tidy(keys: pa.Table, metrics: Iterable[Metric]) -> pa.Table:
+    """The long table: one scalar per row.
+
+    Args:
+        keys: N rows that say which item each entry of a metric belongs to.
+        metrics: quantities of these N items.
+
+    Returns:
+        Columns keys…, `metric`, `component`, `index` (int32, position on the second axis, else 0), `value`
+        (float64, null where undefined), `stderr` (float64, nullable), `reason` (null where `value` is not).
+
+    Raises:
+        TableError: a metric of another shape, NaN without a reason, or a key column with a reserved name.
+    """
+    metrics = list(metrics)
+    if reserved := {"metric", "component", "index", "value", "stderr", "reason"} & set(keys.column_names):
+        raise TableError(f"rename the key columns {', '.join(sorted(reserved))}: tidy adds these names")
+    if not metrics:
+        raise TableError("there are no metrics to tidy")
+    for metric in metrics:
+        _check_metric(metric, keys.num_rows)
+
+    widths = [metric.values.shape[1] if metric.values.ndim == 2 else 1 for metric in metrics]
+    which = np.repeat(np.arange(len(metrics)), [keys.num_rows * width for width in widths])
+    item = np.concatenate([np.repeat(np.arange(keys.num_rows), width) for width in widths])
+    index = np.concatenate([np.tile(np.arange(width, dtype=np.int32), keys.num_rows) for width in widths])
+    value = np.concatenate([_flat(metric.values) for metric in metrics])
+    stderr = np.concatenate([_flat(_stderr(metric)) for metric in metrics])
+    columns = {
+        "metric": pa.array([metric.name for metric in metrics], pa.string()).take(pa.array(which)),
+        "component": pa.array([metric.component for metric in metrics], pa.string()).take(pa.array(which)),
+        "index": pa.array(index),
+        "value": pa.array(value, from_pandas=True),
+        "stderr": pa.array(stderr, from_pandas=True),
+        "reason": pa.array([metric.reason for metric in metrics], pa.string()).take(
+            pa.array(which, mask=~np.isnan(value))
+        ),
+    }
+    table = keys.take(pa.array(item)).replace_schema_metadata(None)
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    return table
+
+
+def _check_metric(metric: Metric, count: int) -> None:
+    shape = tuple(metric.values.shape)
+    name = f"metric {metric.name!r}"
+    if len(shape) not in (1, 2) or shape[0] != count:
+        raise TableError(f"{name} has shape {shape}; {count} key rows need ({count},) or ({count}, k)")
+    if metric.stderr is not None and tuple(metric.stderr.shape) != shape:
+        raise TableError(f"{name} has stderr of shape {tuple(metric.stderr.shape)}, but values of {shape}")
+    if not metric.reason and (undefined := int(metric.values.isnan().sum())):
+        raise TableError(f"{name} is NaN in {undefined} places; say why in Metric(reason=…)")
+
+
+def _stderr(metric: Metric) -> Tensor:
+    if metric.stderr is None:
+        return torch.full_like(metric.values, torch.nan, dtype=torch.float64)
+    return metric.stderr
+
+
+def _flat(values: Tensor) -> np.ndarray:
+    return values.detach().to("cpu", torch.float64).reshape(-1).numpy()
+
+
+def _plain(field: pa.Field) -> pa.Field:
+    is_dictionary = pa.types.is_dictionary(field.type)
+    return pa.field(field.name, field.type.value_type if is_dictionary else field.type, field.nullable)
+
+
+def _is_key(type: pa.DataType) -> bool:
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean)
+    return any(is_kind(type) for is_kind in kinds)
+
+
+def _is_numeric(type: pa.DataType) -> bool:
+    kinds = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean)
+    return isinstance(type, pa.FixedShapeTensorType) or any(is_kind(type) for is_kind in kinds)
+
+
+def _sorted(table: pa.Table) -> pa.Table:
+    keys = [(field.name, "ascending") for field in table.schema if _is_key(field.type)]
+    return table.take(pc.sort_indices(table, sort_keys=keys)) if keys else table
+
+
+def _reject_silent_gaps(table: pa.Table, path: Path) -> None:
+    if "value" not in table.column_names or not pa.types.is_floating(table["value"].type):
+        return
+    undefined = pc.is_null(table["value"], nan_is_null=True)
+    if "reason" in table.column_names:
+        undefined = pc.and_(undefined, pc.is_null(table["reason"]))
+    if silent := pc.sum(undefined).as_py():
+        raise TableError(f"{path}: {silent} rows have neither `value` nor `reason`; say why it is undefined")
+
+
+def _footer(provenance: Mapping, path: Path) -> bytes:
+    versions = {"schema_version": SCHEMA_VERSION, "torch": str(torch.__version__), "numpy": np.__version__}
+    try:
+        return json.dumps({**provenance, **versions}, sort_keys=True, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise TableError(f"{path}: the provenance must be plain JSON: {error}") from error
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(path) as file:
+            footer = (file.metadata.metadata or {}).get(FOOTER_KEY)
+            if footer is None:
+                raise TableError(f"{path}: no `iredinterp` footer; read files that write_table made")
+            if (found := json.loads(footer).get("schema_version")) != SCHEMA_VERSION:
+                raise TableError(
+                    f"{path}: schema version found {found}, expected {SCHEMA_VERSION}; "
+                    "delete the file and make it again with this version of iredinterp"
+                )
+            yield file
+    except FileNotFoundError as error:
+        raise TableError(f"{path}: no such file; run the rule that makes it") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise TableError(
+            f"{path}: not a whole Parquet file, perhaps cut short; delete it and make it again ({error})"
+        ) from error
+
+
+def _columns(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name}: {field.type}" for field in schema)

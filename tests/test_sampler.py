@@ -1,0 +1,128 @@
+"""Annealed inference against whole runs of the official code, and its own rules."""
+
+import pytest
+import torch
+from official import available
+
+from iredinterp.energy import CallableEnergy
+from iredinterp.ired.checkpoint import load_checkpoint
+from iredinterp.ired.model import EnergyMLP
+from iredinterp.ired.sampler import sample
+
+WHOLE_RUN = {torch.float32: 1e-3, torch.float64: 1e-9}
+# Two float32 energies of magnitude E that differ by less than this share of E differ by rounding.
+ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-14}
+
+
+@pytest.mark.parametrize("reference", available(), ids=lambda reference: reference.name)
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+@pytest.mark.parametrize("dtype", WHOLE_RUN, ids=str)
+def test_whole_runs_equal_those_of_the_official_code(reference, weights, dtype, record_property):
+    network = load_checkpoint(reference.path, weights).model.to(dtype)
+    run = sample(network, reference.reference["x"].to(dtype), init=reference.reference["init"])
+    expected = {
+        name: reference.get(weights, dtype, name)
+        for name in ("final", "level_answer", "inner_energy", "inner_energy_proposed")
+    }
+    assert relative_error(run.final, expected["final"]) <= WHOLE_RUN[dtype]
+    if dtype == torch.float64:
+        assert relative_error(run.answers, expected["level_answer"]) <= WHOLE_RUN[dtype]
+        states = reference.get(weights, dtype, "inner_state")
+        assert relative_error(run.states, states) <= WHOLE_RUN[dtype]
+
+    before, after = expected["inner_energy"], expected["inner_energy_proposed"]
+    disagreement = run.accepted != ~(after > before)
+    record_property("decisions", disagreement.numel())
+    record_property("decisions_within_rounding", int(disagreement.sum()))
+    print(f"{int(disagreement.sum())} of {disagreement.numel()} accept decisions differ, all within rounding")
+    gap = ((after - before).abs() / before.abs())[disagreement]
+    assert (gap <= ROUNDING[dtype]).all()
+    if dtype == torch.float64:
+        assert not disagreement.any()
+
+
+def relative_error(found, expected):
+    return float((found - expected).norm() / expected.norm())
+
+
+def test_the_references_exercise_rejection():
+    rejected = [
+        (
+            r.get("ema", torch.float32, "inner_energy_proposed") > r.get("ema", torch.float32, "inner_energy")
+        ).sum()
+        for r in available()
+    ]
+    assert min(rejected) > 0
+
+
+@pytest.fixture
+def quadratic(generator):
+    """E = |y − √ᾱ_t Bx|²/(2σ_t): the Bayes-optimal energy of y* = Bx."""
+    answer = torch.rand(6, 4, generator=generator, dtype=torch.float64) / 4
+    energy = CallableEnergy(lambda x, y, t: 0 * t, 4, 6)
+    s = energy.schedule
+
+    def function(x, y, t):
+        return (y - s.sqrt_alphas_cumprod[t, None] * (x @ answer.T)).square().sum(-1) / (2 * s.sigma[t])
+
+    x = torch.rand(5, 4, generator=generator, dtype=torch.float64)
+    return CallableEnergy(function, 4, 6), x, x @ answer.T
+
+
+def test_the_optimal_energy_is_answered_exactly_after_the_first_jump(quadratic, seed):
+    energy, x, answer = quadratic
+    run = sample(energy, x, seed=seed)
+    torch.testing.assert_close(run.answers, answer.expand_as(run.answers), rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(
+        run.final, energy.schedule.sqrt_alphas_cumprod[0] * answer, rtol=1e-7, atol=1e-9
+    )
+
+
+def test_the_published_algorithm_contracts_by_one_minus_eta_over_sigma_each_step(quadratic, generator):
+    energy, x, answer = quadratic
+    s = energy.schedule
+    init = torch.randn(5, 6, generator=generator, dtype=torch.float64) / 100
+    run = sample(energy, x, init=init, faithful=False)
+    error = init / s.sqrt_alphas_cumprod[9] - answer
+    for k, t in enumerate(run.levels.tolist()):
+        error = error * (1 - s.opt_step_size[t] / s.sigma[t]) ** 5
+        torch.testing.assert_close(run.answers[k], answer + error, rtol=1e-6, atol=1e-9)
+    assert torch.equal(run.final, run.answers[-1])
+
+
+def test_every_state_follows_from_the_one_before(generator, seed):
+    network = EnergyMLP.random(9, 9, 12, generator).to(torch.float64)
+    x = torch.randn(8, 9, generator=generator, dtype=torch.float64)
+    run = sample(network, x, seed=seed)
+    s = network.schedule
+    for k, t in enumerate(run.levels.tolist()):
+        limit = 2 * s.sqrt_alphas_cumprod[t]
+        for step in range(5):
+            energy, gradient = network.energy_and_gradient(x, run.states[k, step], t)
+            proposal = run.states[k, step] - (1 if step == 0 else 2) * s.opt_step_size[t] * gradient
+            assert torch.equal(run.clamped[k, step], (proposal.abs() > limit).sum(-1))
+            proposal = proposal.clamp(-limit, limit)
+            torch.testing.assert_close(run.energies[k, step], energy)
+            torch.testing.assert_close(run.proposed_energies[k, step], network.energy(x, proposal, t))
+            assert torch.equal(
+                run.accepted[k, step], ~(run.proposed_energies[k, step] > run.energies[k, step])
+            )
+            after = run.states[k, step + 1] if step < 4 else s.sqrt_alphas_cumprod[t] * run.answers[k]
+            expected = torch.where(run.accepted[k, step, :, None], proposal, run.states[k, step])
+            torch.testing.assert_close(after, expected)
+        if t > 0:
+            torch.testing.assert_close(run.entered[k + 1], s.sqrt_alphas_cumprod[t - 1] * run.answers[k])
+
+
+def test_a_first_state_or_a_seed_is_needed_and_not_both(quadratic):
+    energy, x, _ = quadratic
+    with pytest.raises(ValueError, match="`init` or a `seed`"):
+        sample(energy, x)
+    with pytest.raises(ValueError, match="`init` or a `seed`"):
+        sample(energy, x, init=torch.zeros(5, 6), seed=1)
+
+
+def test_the_seed_fixes_the_run(quadratic, seed):
+    energy, x, _ = quadratic
+    assert torch.equal(sample(energy, x, seed=seed).entered, sample(energy, x, seed=seed).entered)
+    assert not torch.equal(sample(energy, x, seed=seed).entered, sample(energy, x, seed=seed + 1).entered)

@@ -1,0 +1,276 @@
+"""The workflow run for real, on a copy of the project: what it makes, and what an edit makes it make again."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from iredinterp.tables import read_provenance, read_table
+
+ROOT = Path(__file__).parents[2]
+MODEL = "inverse-n5"
+SMALL = {
+    "select": [MODEL],
+    "sampling": {"count": 4, "block": 2, "seed": 0},
+    "points": {"kinds": ["q_sample", "minimum"], "draws": 1, "seed": 0},
+    "competence": {"count": 100, "seed": 1},
+}
+HESSIAN = {"hessian_block": 2, "hessian_gather": 3, "hessian_figures": 1}
+EVERYTHING = {"problems": 1, "competence": 1, "points": 2, "gradients": 2, **HESSIAN}
+TARGETS = {"all", "cards", "exp001", "hessian"}
+
+
+class Project:
+    """A copy of the project in a folder of its own."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        for name in ("workflow", "scripts", "src", "config", "profiles", "resources"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        self.configure(SMALL)
+
+    def configure(self, values: dict) -> None:
+        path = self.folder / "config/config.yaml"
+        config = yaml.safe_load(path.read_text())
+        for section, entry in values.items():
+            config[section] = {**config[section], **entry} if isinstance(entry, dict) else entry
+        path.write_text(yaml.safe_dump(config))
+
+    def edit(self, path: str, old: str, new: str) -> None:
+        text = (self.folder / path).read_text()
+        assert text.count(old) >= 1, f"{old!r} is not in {path}"
+        (self.folder / path).write_text(text.replace(old, new, 1))
+
+    def snakemake(self, *arguments: str, fails: bool = False) -> str:
+        environment = os.environ | {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"}
+        run = subprocess.run(
+            [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        output = run.stdout + run.stderr
+        assert (run.returncode != 0) == fails, output
+        return output
+
+    def planned(self, *arguments: str) -> dict[str, int]:
+        """Jobs a dry run lists, but for the targets that only collect."""
+        counts = re.findall(r"^(\w+) +(\d+)$", self.snakemake("--dry-run", *arguments), re.MULTILINE)
+        return {rule: int(count) for rule, count in counts if rule not in TARGETS | {"total"}}
+
+    def artifacts(self) -> dict[str, bytes]:
+        results = self.folder / "results"
+        return {str(path.relative_to(results)): path.read_bytes() for path in results.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    project = Project(tmp_path_factory.mktemp("built"))
+    project.snakemake()
+    return project
+
+
+@pytest.fixture
+def project(built, tmp_path):
+    """A copy of the built project that a test may edit."""
+    copy = Project.__new__(Project)
+    copy.folder = tmp_path / "project"
+    # Dates matter: a newer input is looked at again.
+    shutil.copytree(built.folder, copy.folder, copy_function=shutil.copy2)
+    return copy
+
+
+def test_every_named_artifact_is_made(built):
+    names = set(built.artifacts())
+    figures = {f"{f}.{s}" for f in ("spectra", "summary", "alignment", "tracking") for s in ("pdf", "svg", "png")}
+    assert {f"hessian/{MODEL}/figures/{name}" for name in figures} <= names
+    assert {f"hessian/{MODEL}/{table}.parquet" for table in ("spectra", "metrics", "tracking")} <= names
+    assert {f"competence/{MODEL}.parquet", f"competence/{MODEL}.html", f"problems/{MODEL}.parquet"} <= names
+    assert {f"{kind}/{MODEL}/block-{block}.parquet" for kind in ("points", "gradients") for block in (0, 1)} <= names
+    assert not [name for name in names if name.endswith((".tmp", ".partial"))]
+
+
+def test_every_table_reads_back_with_its_provenance(built):
+    for path in (built.folder / "results").rglob("*.parquet"):
+        assert read_table(path).num_rows > 0
+        record = read_provenance(path)
+        assert record["code"], path
+        assert str(built.folder) not in str(record)
+
+
+def test_spectra_cover_every_problem_level_and_kind(built):
+    spectra = read_table(built.folder / f"results/hessian/{MODEL}/spectra.parquet")
+    assert spectra.num_rows == 4 * 10 * 2
+    keys = spectra.select(["problem_id", "t", "point_kind"]).to_pandas().drop_duplicates()
+    assert len(keys) == 4 * 10 * 2
+
+
+def test_a_second_run_has_nothing_to_do(project):
+    assert "Nothing to be done" in project.snakemake()
+
+
+def test_touching_every_file_reruns_nothing(project):
+    for path in project.folder.rglob("*"):
+        if path.is_file() and not {".snakemake", "results"} & set(path.relative_to(project.folder).parts):
+            path.touch()
+    assert project.planned() == {}
+
+
+def test_comments_docstrings_and_layout_rerun_nothing(project):
+    for path in (project.folder / "src").rglob("*.py"):
+        path.write_text(path.read_text() + "\n\n# A remark.\n")
+    for path in (project.folder / "scripts").glob("*.py"):
+        path.write_text(path.read_text().replace('"""', '"""Reworded: ', 1))
+    assert project.planned() == {}
+
+
+def test_unused_code_reruns_nothing(project):
+    path = project.folder / "src/iredinterp/linalg.py"
+    path.write_text(path.read_text() + "\n\ndef unused():\n    return 1\n")
+    project.edit("src/iredinterp/ired/training.py", "CONTRASTIVE_WEIGHT = 0.5", "CONTRASTIVE_WEIGHT = 0.6")
+    assert project.planned() == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "expected"),
+    [
+        ("src/iredinterp/figures.py", "def save_figure(", "@staticmethod\ndef save_figure(", {"hessian_figures": 1}),
+        ("src/iredinterp/linalg.py", "def participation_ratio(", "@staticmethod\ndef participation_ratio(", HESSIAN),
+        ("src/iredinterp/templates/card.html", "<html", "<html ", {"competence": 1, "hessian_figures": 1}),
+        ("src/iredinterp/ired/sampler.py", "ANSWER_LIMIT = 2.0", "ANSWER_LIMIT = 2.5", {**EVERYTHING, "problems": 0}),
+    ],
+    ids=["figures", "linalg", "template", "sampler"],
+)
+def test_an_edit_of_the_library_reruns_exactly_what_depends_on_it(project, path, old, new, expected):
+    project.edit(path, old, new)
+    assert project.planned() == {rule: count for rule, count in expected.items() if count}
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "expected"),
+    [
+        ("hessian", {"vectors": 4}, HESSIAN),
+        ("points", {"seed": 9}, {"points": 2, "gradients": 2, **HESSIAN}),
+        ("competence", {"seed": 9}, {"competence": 1, "hessian_figures": 1}),
+        ("sampling", {"seed": 9}, {**EVERYTHING, "competence": 0}),
+        ("training", {}, {}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_edit_of_the_configuration_reruns_exactly_what_depends_on_it(project, section, values, expected):
+    project.configure({section: values})
+    assert project.planned() == {rule: count for rule, count in expected.items() if count}
+
+
+def test_another_checkpoint_reruns_everything_of_its_model(project):
+    checkpoints = project.folder / "resources/checkpoints"
+    other = (checkpoints / "addition-n5-seed0.safetensors").read_bytes()
+    (checkpoints / f"{MODEL}-seed0.safetensors").write_bytes(other)
+    assert project.planned() == {**{k: v for k, v in EVERYTHING.items() if k != "problems"}}
+
+
+def test_an_edit_undone_reruns_nothing(project):
+    project.configure({"hessian": {"vectors": 4}})
+    project.configure({"hessian": {"vectors": 5}})
+    project.edit("src/iredinterp/linalg.py", "def participation_ratio(", "@staticmethod\ndef participation_ratio(")
+    project.edit("src/iredinterp/linalg.py", "@staticmethod\ndef participation_ratio(", "def participation_ratio(")
+    assert project.planned() == {}
+
+
+def test_targets_by_name_and_by_path(project):
+    shutil.rmtree(project.folder / "results")
+    assert project.planned("exp001") == EVERYTHING
+    assert project.planned("hessian") == EVERYTHING
+    assert project.planned("cards") == {"competence": 1}
+    assert project.planned(f"results/points/{MODEL}/block-1.parquet") == {"problems": 1, "points": 1}
+    assert project.planned("trained") == {"train": 3, "trained": 1}
+
+
+def test_the_same_inputs_give_the_same_bytes(built, tmp_path):
+    again = Project(tmp_path / "again")
+    again.snakemake("hessian")
+    before, after = built.artifacts(), again.artifacts()
+    different = [name for name, content in after.items() if before[name] != content]
+    assert different == []
+
+
+def test_the_way_of_splitting_the_problems_changes_no_spectrum(built, project):
+    project.configure({"sampling": {"block": 4}})
+    target = f"results/hessian/{MODEL}/spectra.parquet"
+    project.snakemake(target)
+    keys = ["problem_id", "t", "point_kind", "scaled"]
+    before, after = (read_table(p.folder / target).select(keys).to_pandas() for p in (built, project))
+    assert (before.drop(columns="scaled") == after.drop(columns="scaled")).all().all()
+    noised = before.point_kind == "q_sample"
+    for one, other in zip(before.scaled[noised], after.scaled[noised], strict=True):
+        assert abs(one - other).max() < 1e-9
+
+
+@pytest.mark.parametrize("engine", ["lanczos", "pyhessian"])
+def test_engines_that_give_only_some_eigenvalues_run_through_to_the_figures(project, engine):
+    project.configure({"hessian": {"engine": engine, "count": 3, "vectors": 2}, "points": {"kinds": ["q_sample"]}})
+    project.configure({"sampling": {"count": 2}})
+    project.snakemake(f"results/hessian/{MODEL}/figures/summary.png")
+
+
+def test_the_report_is_one_offline_page_with_every_figure(built):
+    built.snakemake("--report", "report.html")
+    page = (built.folder / "report.html").read_text()
+    for name in ("1 spectra per level", "4 overlap between levels", "Competence cards"):
+        assert name in page
+    assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?://', page)
+
+
+def test_the_bundled_checkpoints_were_trained_by_the_committed_recipes():
+    from iredinterp.ired.checkpoint import load_checkpoint
+    from iredinterp.ired.training import Recipe
+
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    for name, entry in config["training"].items():
+        settings = {**entry, "problems": config["problems"][entry["problems"]]}
+        seeds = settings.pop("seeds")
+        for seed in seeds:
+            record = load_checkpoint(ROOT / f"resources/checkpoints/{name}-seed{seed}.safetensors").record
+            assert record == {"recipe": Recipe.from_dict(settings).to_dict(), "seed": seed}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"hesian": {"vectors": 3}}, "hesian"),
+        ({"hessian": {"engine": "magic"}}, "magic"),
+        ({"models": {"mine": {"checkpoint": "none.pt", "problems": "inverse-n5"}}, "select": ["mine"]}, "no file 'none.pt'"),
+        ({"models": {"mine": {"checkpoint": "none.pt", "problems": "other"}}}, "'other' is not defined under problems"),
+        ({"select": ["mine"]}, "select: 'mine' is not defined under models"),
+        ({"sampling": {"count": 0}}, "0 is less than the minimum"),
+    ],
+    ids=["unknown key", "unknown engine", "no file", "unknown problems", "unknown model", "out of range"],
+)
+def test_a_bad_configuration_is_refused_with_its_key(project, values, message):
+    for section in set(values) - {"models", "select", "hessian", "sampling"}:
+        values = {**values}
+        path = project.folder / "config/config.yaml"
+        path.write_text(path.read_text() + f"\n{section}: {values.pop(section)}\n")
+    project.configure(values)
+    assert message in project.snakemake("--dry-run", fails=True)
+
+
+def test_a_broken_checkpoint_fails_its_job_with_our_message_and_leaves_no_output(project):
+    shutil.rmtree(project.folder / "results")
+    (project.folder / f"resources/checkpoints/{MODEL}-seed0.safetensors").write_bytes(b"not a checkpoint")
+    output = project.snakemake(f"results/points/{MODEL}/block-0.parquet", fails=True)
+    assert "damaged or not a safetensors file" in output
+    assert "Traceback" not in (project.folder / f"logs/points/{MODEL}/block-0.log").read_text()
+    assert not list((project.folder / "results/points").rglob("*.parquet"))
+
+
+def test_a_checkpoint_of_another_size_is_told_from_its_problems(project):
+    project.configure({"models": {MODEL: {"checkpoint": f"resources/checkpoints/{MODEL}-seed0.safetensors", "problems": "inverse-n20"}}})
+    output = project.snakemake(f"results/points/{MODEL}/block-0.parquet", fails=True)
+    assert f"models.{MODEL}: the checkpoint takes (d_x, d) = (25, 25), but its problems (inverse, n=20)" in output

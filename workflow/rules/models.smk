@@ -1,0 +1,85 @@
+# Networks trained here, all seeds of a recipe in one vectorised run; the bundled checkpoints come from it.
+rule train:
+    output:
+        checkpoints=directory("<results>/training/{recipe}/checkpoints"),
+        history="<results>/training/{recipe}/history.parquet",
+    log:
+        "<logs>/train/{recipe}.log",
+    benchmark:
+        "<benchmarks>/train/{recipe}.jsonl"
+    conda:
+        "../envs/iredinterp.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=4000,
+        runtime=240,
+    params:
+        **code("train"),
+        recipe=lookup("training/{recipe}", within=config),
+        spec=lookup(
+            "problems/{name}",
+            within=config,
+            name=lookup("training/{recipe}/problems", within=config),
+        ),
+        device=config["device"],
+    message:
+        "Train {wildcards.recipe}"
+    script:
+        "../../scripts/train.py"
+
+
+rule trained:
+    input:
+        collect(rules.train.output.history, recipe=sorted(config["training"])),
+    localrule: True
+    message:
+        "Trained networks are in results/training"
+
+
+# What a model can do, beside what can be done without one.
+rule competence:
+    input:
+        checkpoint=lookup("models/{model}/checkpoint", within=config),
+    output:
+        table="<results>/competence/{model}.parquet",
+        card=report(
+            "<results>/competence/{model}.html",
+            category="Competence cards",
+            caption="../report/competence.rst",
+            labels={"model": "{model}"},
+        ),
+    log:
+        "<logs>/competence/{model}.log",
+    benchmark:
+        "<benchmarks>/competence/{model}.jsonl"
+    conda:
+        "../envs/iredinterp.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=4000,
+        runtime=30,
+    params:
+        **code("competence"),
+        spec=lookup(
+            "problems/{name}",
+            within=config,
+            name=lookup("models/{model}/problems", within=config),
+        ),
+        weights=lookup("models/{model}/weights", within=config),
+        device=config["device"],
+        problem_count=config["competence"]["count"],
+        seed=config["competence"]["seed"],
+    message:
+        "Score {wildcards.model} beside the baselines"
+    script:
+        "../../scripts/competence.py"
+
+
+rule cards:
+    input:
+        collect(rules.competence.output.card, model=MODELS),
+    localrule: True
+    message:
+        "Competence cards are in results/competence"

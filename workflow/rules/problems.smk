@@ -1,0 +1,21 @@
+# Matrix problems, drawn once per distribution and shared by every model analysed on it.
+rule problems:
+    output:
+        "<results>/problems/{problems}.parquet",
+    log:
+        "<logs>/problems/{problems}.log",
+    conda:
+        "../envs/iredinterp.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        **code("problems"),
+        spec=lookup("problems/{problems}", within=config),
+        problem_count=config["sampling"]["count"],
+        seed=config["sampling"]["seed"],
+    message:
+        "Draw the problems {wildcards.problems}"
+    script:
+        "../../scripts/problems.py"
