@@ -49,4 +49,4 @@ benchmark: $(READY) ## measure the Hessian engines and rewrite benchmarks/RESULT
 	@python benchmarks/hessian.py
 
 clean: ## delete results, logs and caches; keeps .venv
-	@rm -rf results/* logs benchmarks/*.jsonl .snakemake .pytest_cache .ruff_cache
+	@rm -rf results/* logs .snakemake .pytest_cache .ruff_cache

@@ -1,8 +1,8 @@
 """EXP-001: figures of one model."""
 
 from iredinterp.analyses.hessian import figures
-from iredinterp.figures import save_figure
 from iredinterp.cards import sentence_of
+from iredinterp.figures import save_figure
 from iredinterp.runlog import run_log
 from iredinterp.tables import read_table
 

@@ -83,7 +83,7 @@ def test_a_payload_is_refused_and_its_code_does_not_run(tmp_path, content, write
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps(content["scaler"]))
-    with pytest.raises(CheckpointError, match="evil.pt.*refused because loading them would run code"):
+    with pytest.raises(CheckpointError, match=r"evil.pt.*refused because loading them would run code"):
         load_checkpoint(path)
     assert not trace.exists()
 

@@ -138,14 +138,28 @@ def test_soft_impute_completes_a_matrix_alike_alone_in_company_and_from_another_
     assert torch.equal(x, untouched)
 
 
-def test_soft_impute_along_a_path_ends_where_it_goes_directly(generator):
+def objective(completed, x, mask, penalty):
+    misfit = (mask * (x - completed)).square().sum((1, 2)) / 2
+    return (misfit + penalty * torch.linalg.svdvals(completed).sum(1)).mean().item()
+
+
+def test_soft_impute_along_a_path_is_the_solution_at_each_penalty(generator):
     problems = draw_problems(COMPLETION, 30, generator)
     mask = problems.meta["mask"]
-    x = problems.x.view_as(mask)
-    steps = list(soft_impute_path(x, mask, [1.0, 0.5, 0.2]))
-    assert len(steps) == 3
-    for completed, penalty in zip(steps, (1.0, 0.5, 0.2), strict=True):
-        assert torch.allclose(completed, soft_impute(x, mask, penalty), atol=1e-3)
+    x, penalties = problems.x.view_as(mask), [1.0, 0.5, 0.2]
+    for completed, penalty in zip(soft_impute_path(x, mask, penalties), penalties, strict=True):
+        direct = soft_impute(x, mask, penalty, iterations=10_000, tolerance=1e-9)
+        optimum = objective(direct, x, mask, penalty)
+        assert objective(completed, x, mask, penalty) == pytest.approx(optimum, rel=1e-5)
+
+
+def test_soft_impute_along_a_path_comes_closer_to_a_small_penalty_than_from_zero(generator):
+    problems = draw_problems(ProblemSpec("completion", 5, rank=1), 60, generator)
+    mask = problems.meta["mask"]
+    x, penalty = problems.x.view_as(mask), 1e-3
+    *_, warm = soft_impute_path(x, mask, [penalty * 2**step for step in reversed(range(10))])
+    cold = soft_impute(x, mask, penalty)
+    assert objective(warm, x, mask, penalty) < objective(cold, x, mask, penalty)
 
 
 def test_soft_impute_ignores_what_stands_at_missing_entries(generator):

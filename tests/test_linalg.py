@@ -343,20 +343,24 @@ def test_all_steps_of_lanczos_give_the_whole_spectrum_and_orthonormal_eigenvecto
     assert residuals.max() < 1e-12
 
 
-def test_repeated_eigenvalues_are_found_as_often_as_they_occur(generator):
-    spectra = torch.tensor(
-        [[3.0] * 4 + [-1.0] * 5 + [0.0] * 3, [2.0] * 12, [0.0] * 12, list(range(12))]
-    ).double()
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_repeated_eigenvalues_of_any_size_are_found_as_often_as_they_occur(size, generator):
+    spectra = size * torch.tensor(
+        [[3.0] * 4 + [-1.0] * 5 + [0.0] * 3, [2.0] * 12, [0.0] * 12, list(range(12))], dtype=torch.float64
+    )
     _, multiply = planted(spectra, generator)
-    values, _, residuals = lanczos(multiply, normal(generator, 4, 12), 12, generator).ritz()
-    assert torch.allclose(values, spectra.sort(-1).values, rtol=0, atol=1e-12)
-    assert residuals.max() < 1e-12
+    krylov = lanczos(multiply, normal(generator, 4, 12), 12, generator)
+    values, _, residuals = krylov.ritz()
+    assert torch.allclose(values, spectra.sort(-1).values, rtol=0, atol=1e-12 * size)
+    assert residuals.max() < 1e-12 * size
+    # A multiple of the identity closes the Krylov space at every step.
+    assert (krylov.beta[1:3] == 0).all()
 
 
-def test_matrices_of_very_different_size_close_on_their_own_scale(generator):
-    spectra = normal(generator, 1, 10) * torch.tensor([[1e-12], [1.0], [1e12]])
+def test_matrices_of_very_different_size_do_not_disturb_one_another(generator):
+    spectra = torch.tensor([[2.0] * 4 + [1.0] * 4]) * torch.tensor([[1e-30], [1.0], [1e30]]).double()
     H, multiply = planted(spectra, generator)
-    values = lanczos(multiply, normal(generator, 3, 10), 10, generator).ritz()[0]
+    values = lanczos(multiply, normal(generator, 3, 8), 8, generator).ritz()[0]
     error = (values - torch.linalg.eigvalsh(H)).abs().amax(1) / spectra.abs().amax(1)
     assert error.max() < 1e-12
 

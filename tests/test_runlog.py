@@ -37,8 +37,9 @@ def test_messages_and_warnings_reach_the_file_with_their_time(path):
 
 
 @pytest.mark.parametrize("error", [None, TaskError("n is 0"), ValueError("singular")])
-def test_handlers_level_and_warnings_are_as_before_whatever_happens(path, error):
+def test_handlers_level_and_warnings_are_as_before_whatever_happens(path, error, caplog):
     root = logging.getLogger()
+    caplog.set_level(logging.ERROR)
     before = (list(root.handlers), root.level, warnings.showwarning, list(warnings.filters))
     try:
         with run_log(path):

@@ -194,7 +194,7 @@ def test_slices_and_chunks_of_a_tensor_column_join_into_one_tensor(generator):
 
 
 def test_a_read_column_may_be_written_to_and_the_table_keeps_its_values():
-    table = pa.table({"x": tensor_array(torch.ones(2, 2)), "y": np.ones(4)})
+    table = pa.table({"x": tensor_array(torch.ones(2, 2)), "y": np.full(2, 2.0)})
     for name in table.column_names:
         column = tensor_column(table, name)
         column += 1

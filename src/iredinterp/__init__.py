@@ -1,0 +1,45 @@
+"""What do the energy landscapes of an IRED checkpoint know?
+
+The names below load their modules on first use, so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+
+_PUBLIC = {
+    "Energy": "iredinterp.energy",
+    "MLPEnergy": "iredinterp.energy",
+    "CallableEnergy": "iredinterp.energy",
+    "load_energy": "iredinterp.energy",
+    "EnergyMLP": "iredinterp.ired.model",
+    "Schedule": "iredinterp.ired.schedule",
+    "cosine_schedule": "iredinterp.ired.schedule",
+    "ProblemSpec": "iredinterp.ired.tasks",
+    "Problems": "iredinterp.ired.tasks",
+    "make_problems": "iredinterp.ired.tasks",
+    "Trajectory": "iredinterp.ired.sampler",
+    "sample": "iredinterp.ired.sampler",
+    "Recipe": "iredinterp.ired.training",
+    "train": "iredinterp.ired.training",
+    "competence": "iredinterp.ired.competence",
+    "q_sample": "iredinterp.points",
+    "minimum": "iredinterp.points",
+    "principal_angles": "iredinterp.linalg",
+    "Spectra": "iredinterp.spectra",
+    "spectra": "iredinterp.spectra",
+    "HessianAnalyzer": "iredinterp.analyses.hessian",
+    "read_table": "iredinterp.tables",
+    "write_table": "iredinterp.tables",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'iredinterp' has no attribute {name!r}")
+    value = getattr(import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *_PUBLIC})

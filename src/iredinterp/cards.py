@@ -9,12 +9,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from iredinterp.files import atomic_file
 from iredinterp.ired.checkpoint import Checkpoint
 from iredinterp.ired.competence import BASELINE_NAMES, MODEL, Competence, competence
 from iredinterp.ired.model import EnergyMLP
 from iredinterp.ired.sampler import sample
 from iredinterp.ired.tasks import ProblemSpec
-from iredinterp.tables import atomic_file
 
 BATCH = 256
 

@@ -26,8 +26,8 @@ def check_config(config: Mapping) -> None:
         checkpoint = config["models"][name]["checkpoint"]
         if not Path(checkpoint).is_file():
             raise ConfigError(
-                f"models.{name}.checkpoint: no file {checkpoint!r}; give the path of a checkpoint, absolute or "
-                f"relative to the folder snakemake runs in"
+                f"models.{name}.checkpoint: no file {checkpoint!r}; give the path of a checkpoint, "
+                f"absolute or relative to the folder snakemake runs in"
             )
 
 

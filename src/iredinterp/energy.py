@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -63,7 +64,7 @@ class Energy(ABC):
 
     @abstractmethod
     def hvp_operator(self, x: Tensor, y: Tensor, t: Tensor | int) -> Callable[[Tensor], Tensor]:
-        """v ↦ ∇²_yE v at fixed points, (B, d) → (B, d), for solvers that multiply many times.
+        """V ↦ ∇²_yE v at fixed points, (B, d) → (B, d), for solvers that multiply many times.
 
         The graph of ∇_yE is kept inside the returned function and freed with it.
         """
@@ -102,7 +103,7 @@ class MLPEnergy(Energy):
 
     @property
     def dim_y(self) -> int:
-        """d."""
+        """D."""
         return self.model.dim_y
 
     @property
@@ -151,13 +152,16 @@ class MLPEnergy(Energy):
         blocks = TRIANGLE_BLOCKS if size >= TRIANGLE_FROM else 1
         hessian = output.new_empty(len(output), size, size)
         edges = [round(index * size / blocks) for index in range(blocks + 1)]
-        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        for start, stop in pairwise(edges):
             rows = slice(start, stop)
             block = torch.bmm(output[:, rows], output[:, :stop].mT).mul_(2)
             for tangent, weight in layers:
                 block.baddbmm_(tangent[:, rows] * weight.unsqueeze(-2), tangent[:, :stop].mT)
+            diagonal = block[:, :, start:]
+            block[:, :, start:] = (diagonal + diagonal.mT) / 2
             hessian[:, rows, :stop] = block
-        return torch.tril(hessian) + torch.tril(hessian, -1).mT
+            hessian[:, :start, rows] = block[:, :, :start].mT
+        return hessian
 
     @torch.no_grad()
     def gauss_newton(self, x: Tensor, y: Tensor, t: Tensor | int) -> Tensor:
@@ -166,7 +170,7 @@ class MLPEnergy(Energy):
         return 2 * output @ output.mT
 
     def hvp_operator(self, x: Tensor, y: Tensor, t: Tensor | int) -> Callable[[Tensor], Tensor]:
-        """v ↦ ∇²_yE v through one kept graph of the closed-form gradient."""
+        """V ↦ ∇²_yE v through one kept graph of the closed-form gradient."""
         t = checked_levels(y, t, self.schedule)
         point = y.detach().requires_grad_()
         with torch.enable_grad():
@@ -182,7 +186,11 @@ class MLPEnergy(Energy):
         return torch.linalg.qr(rows.mT).Q
 
     def _tangents(self, x: Tensor, y: Tensor, t: Tensor, basis: Tensor | None):
-        """J_oᵀ, (B, k, d), and [(J_lᵀ, (B, k, h); r_l ⊙ swish''(z_l), (B, h)) for l = 1, 2, 3]."""
+        """J_oᵀ, (B, k, d), and for l = 1, 2, 3 the pair T_l, (B, k, h), and w_l, (B, h).
+
+        T_l is J_lᵀ without the level's gain, which w_l takes in squared (one pass over (B, k, h) less), so
+        that J_lᵀ diag(r_l ⊙ swish''(z_l)) J_l = T_l diag(w_l) T_lᵀ.
+        """
         weights = self.model.parameters
         a = self.model.activations(x, y, t)
         r = self.model.cotangents(a)
@@ -190,15 +198,15 @@ class MLPEnergy(Energy):
         if basis is not None:
             first = basis.mT @ first
         scaled = first * swish_slope(a.z1).unsqueeze(-2)
-        second = (scaled @ weights["fc2.weight"].mT).mul_(a.gain2.unsqueeze(-2))
-        torch.mul(second, swish_slope(a.z2).unsqueeze(-2), out=scaled)
-        third = (scaled @ weights["fc3.weight"].mT).mul_(a.gain3.unsqueeze(-2))
-        torch.mul(third, swish_slope(a.z3).unsqueeze(-2), out=scaled)
+        second = scaled @ weights["fc2.weight"].mT
+        torch.mul(second, (a.gain2 * swish_slope(a.z2)).unsqueeze(-2), out=scaled)
+        third = scaled @ weights["fc3.weight"].mT
+        torch.mul(third, (a.gain3 * swish_slope(a.z3)).unsqueeze(-2), out=scaled)
         output = scaled @ weights["fc4.weight"].mT
         layers = [
             (first.expand(len(y), -1, -1), r.h1 * swish_curvature(a.z1)),
-            (second, r.h2 * swish_curvature(a.z2)),
-            (third, r.h3 * swish_curvature(a.z3)),
+            (second, r.h2 * swish_curvature(a.z2) * a.gain2.square()),
+            (third, r.h3 * swish_curvature(a.z3) * a.gain3.square()),
         ]
         return output, layers
 
@@ -219,13 +227,13 @@ class CallableEnergy(Energy):
     function: Callable[[Tensor, Tensor, Tensor], Tensor]
     dim_x: int
     dim_y: int
-    schedule: Schedule = None
+    schedule: Schedule = field(default_factory=cosine_schedule)
     dtype: torch.dtype = torch.float64
-    device: torch.device = torch.device("cpu")
+    device: torch.device | str = "cpu"
 
     def __post_init__(self):
-        schedule = self.schedule or cosine_schedule()
-        object.__setattr__(self, "schedule", schedule.to(self.dtype, self.device))
+        object.__setattr__(self, "device", torch.device(self.device))
+        object.__setattr__(self, "schedule", self.schedule.to(self.dtype, self.device))
 
     @torch.no_grad()
     def energy(self, x: Tensor, y: Tensor, t: Tensor | int) -> Tensor:
@@ -248,7 +256,7 @@ class CallableEnergy(Energy):
         return hessian if basis is None else basis.mT @ hessian @ basis
 
     def hvp_operator(self, x: Tensor, y: Tensor, t: Tensor | int) -> Callable[[Tensor], Tensor]:
-        """v ↦ ∇²_yE v by double backward through one kept graph."""
+        """V ↦ ∇²_yE v by double backward through one kept graph."""
         t = checked_levels(y, t, self.schedule)
         point = y.detach().requires_grad_()
         with torch.enable_grad():

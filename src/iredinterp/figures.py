@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import bootstrap
 
 from iredinterp.errors import ConfigError
-from iredinterp.tables import atomic_file
+from iredinterp.files import atomic_file
 
 RC = {
     "font.family": "sans-serif",

@@ -58,7 +58,7 @@ def q_sample(y_star: Tensor, t: Tensor | int, noise: Tensor, schedule: Schedule)
 
 
 def perturbed(y: Tensor, radius: float, generator: torch.Generator) -> Tensor:
-    """y displaced by exactly `radius` (Euclidean) in a uniformly random direction; y is (B, d)."""
+    """Y displaced by exactly `radius` (Euclidean) in a uniformly random direction; y is (B, d)."""
     direction = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.device, y.dtype)
     return y + radius * direction / direction.norm(dim=-1, keepdim=True)
 
@@ -224,7 +224,7 @@ def points_table(
 
 
 def gradients_table(energy: Energy, points: pa.Table, problems: pa.Table) -> pa.Table:
-    """E and ∇_yE at every point: the points' key columns, `energy`, `gradient_norm` and the tensor `gradient`.
+    """E and ∇_yE at every point: its keys, `energy`, `gradient_norm` and the tensor `gradient`.
 
     Energies are comparable only within one (model, problem, t).
 
@@ -243,7 +243,7 @@ def gradients_table(energy: Energy, points: pa.Table, problems: pa.Table) -> pa.
 
 
 def point_tensors(energy: Energy, points: pa.Table, problems: pa.Table) -> tuple[Tensor, Tensor, Tensor]:
-    """x (B, d_x), y (B, d) and t (B,) of a points table, in the precision and on the device of the energy.
+    """X (B, d_x), y (B, d) and t (B,) of a points table, in the precision and on the device of the energy.
 
     Raises:
         ConfigError: a point names a problem that the problems table lacks.

@@ -131,7 +131,7 @@ def _dense(hessian: Tensor, vectors: int, keep_hessian: bool, **more) -> Spectra
 def _compressed(core: Tensor, basis: Tensor, vectors: int, keep_hessian: bool) -> Spectra:
     """Spectrum of Q C Qᵀ from C, (B, k, k), and Q, (d, k): that of C and d − k zeros."""
     (d, k), size = basis.shape, len(core)
-    solved = _dense(core, vectors and k, keep_hessian)
+    solved = _dense(core, vectors and k, keep_hessian=False)
     values = torch.cat([solved.eigenvalues, core.new_zeros(size, d - k)], dim=1)
     values, order = values.sort(dim=1, stable=True)
     # Householder QR of orthonormal columns returns them up to sign, followed by their complement.
@@ -174,8 +174,7 @@ def _lanczos(energy, x, y, t, vectors=0, count=None, tolerance=1e-8, seed=0) -> 
 
     multiply = energy.hvp_operator(x, y, t)
     generator = torch.Generator().manual_seed(seed)
-    # One start vector for all, so that a point's result does not depend on its neighbours in the chunk.
-    start = random_vectors(y[0], generator).expand_as(y)
+    start = _start(y, generator)
     steps = min(d, max(40, 4 * count))
     while True:
         krylov = lanczos(multiply, start, steps, generator)
@@ -216,7 +215,7 @@ def _pyhessian(energy, x, y, t, count=None, tol=1e-3, max_iter=100, seed=0) -> S
     count = count or min(DEFAULT_COUNT, energy.dim_y)
     multiply = energy.hvp_operator(x, y, t)
     generator = torch.Generator().manual_seed(seed)
-    rough = lanczos(multiply, random_vectors(y, generator), min(DEFAULT_COUNT, energy.dim_y), generator)
+    rough = lanczos(multiply, _start(y, generator), min(DEFAULT_COUNT, energy.dim_y), generator)
     _finite(rough.alpha)
     scale = rough.ritz()[0].abs().amax(1)
     scale = scale.where(scale > 0, 1)
@@ -308,6 +307,11 @@ def _check_points(energy: Energy, x: Tensor, y: Tensor) -> None:
             raise ValueError(f"{name} must be {energy.dtype} as the energy is, found {value.dtype}")
     if not len(x) == len(y) > 0:
         raise ValueError(f"x and y must describe the same points, found {len(x)} and {len(y)}")
+
+
+def _start(y: Tensor, generator: torch.Generator) -> Tensor:
+    # One vector for all, so that a point's result does not depend on its neighbours in the chunk.
+    return random_vectors(y[0], generator).expand_as(y)
 
 
 def _finite(tensor: Tensor) -> Tensor:

@@ -6,14 +6,11 @@ in it depends on the clock, the host or the folder, so equal inputs give equal b
 
 import json
 import math
-import os
-import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -23,29 +20,10 @@ import torch
 from torch import Tensor
 
 from iredinterp.errors import TableError
+from iredinterp.files import atomic_file
 
 SCHEMA_VERSION = 1
 FOOTER_KEY = b"iredinterp"
-
-
-@contextmanager
-def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A binary file that appears at `path` whole or not at all.
-
-    Args:
-        path: destination; its parent folders are created. A file already there survives any failure.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_table(table: pa.Table, path: str | Path, provenance: Mapping) -> None:
@@ -67,7 +45,7 @@ def write_table(table: pa.Table, path: str | Path, provenance: Mapping) -> None:
     table = table.cast(pa.schema([_plain(field) for field in table.schema]))
     _reject_silent_gaps(table, path)
     footer = {FOOTER_KEY: _footer(provenance, path)}
-    table = _sorted(table).combine_chunks().replace_schema_metadata(footer)
+    table = _sorted(table).replace_schema_metadata(footer)
     with atomic_file(path) as file:
         pq.write_table(table, file, compression="zstd")
 
@@ -160,9 +138,8 @@ def tensor_column(table: pa.Table, name: str) -> Tensor:
         raise TableError(f"column {name!r} ({column.type}) has {column.null_count} nulls; drop those rows")
     shape = column.type.shape if isinstance(column, pa.ExtensionArray) else []
     flat = column.storage.flatten() if shape else column
-    # A copy: Arrow memory is read-only and torch tensors are not.
-    array = flat.to_numpy(zero_copy_only=False).reshape(len(column), *shape)
-    return torch.from_numpy(array.copy())
+    array = flat.to_numpy(zero_copy_only=False, writable=True)
+    return torch.from_numpy(array.reshape(len(column), *shape))
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,9 @@ class Project:
     def __init__(self, folder: Path):
         self.folder = folder
         for name in ("workflow", "scripts", "src", "config", "profiles", "resources"):
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            shutil.copytree(
+                ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+            )
         self.configure(SMALL)
 
     def configure(self, values: dict) -> None:
@@ -66,7 +68,9 @@ class Project:
 
     def artifacts(self) -> dict[str, bytes]:
         results = self.folder / "results"
-        return {str(path.relative_to(results)): path.read_bytes() for path in results.rglob("*") if path.is_file()}
+        return {
+            str(path.relative_to(results)): path.read_bytes() for path in results.rglob("*") if path.is_file()
+        }
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +92,15 @@ def project(built, tmp_path):
 
 def test_every_named_artifact_is_made(built):
     names = set(built.artifacts())
-    figures = {f"{f}.{s}" for f in ("spectra", "summary", "alignment", "tracking") for s in ("pdf", "svg", "png")}
+    figures = {
+        f"{f}.{s}" for f in ("spectra", "summary", "alignment", "tracking") for s in ("pdf", "svg", "png")
+    }
     assert {f"hessian/{MODEL}/figures/{name}" for name in figures} <= names
     assert {f"hessian/{MODEL}/{table}.parquet" for table in ("spectra", "metrics", "tracking")} <= names
     assert {f"competence/{MODEL}.parquet", f"competence/{MODEL}.html", f"problems/{MODEL}.parquet"} <= names
-    assert {f"{kind}/{MODEL}/block-{block}.parquet" for kind in ("points", "gradients") for block in (0, 1)} <= names
+    assert {
+        f"{kind}/{MODEL}/block-{block}.parquet" for kind in ("points", "gradients") for block in (0, 1)
+    } <= names
     assert not [name for name in names if name.endswith((".tmp", ".partial"))]
 
 
@@ -140,10 +148,25 @@ def test_unused_code_reruns_nothing(project):
 @pytest.mark.parametrize(
     ("path", "old", "new", "expected"),
     [
-        ("src/iredinterp/figures.py", "def save_figure(", "@staticmethod\ndef save_figure(", {"hessian_figures": 1}),
-        ("src/iredinterp/linalg.py", "def participation_ratio(", "@staticmethod\ndef participation_ratio(", HESSIAN),
+        (
+            "src/iredinterp/figures.py",
+            "def save_figure(",
+            "@staticmethod\ndef save_figure(",
+            {"hessian_figures": 1},
+        ),
+        (
+            "src/iredinterp/linalg.py",
+            "def participation_ratio(",
+            "@staticmethod\ndef participation_ratio(",
+            HESSIAN,
+        ),
         ("src/iredinterp/templates/card.html", "<html", "<html ", {"competence": 1, "hessian_figures": 1}),
-        ("src/iredinterp/ired/sampler.py", "ANSWER_LIMIT = 2.0", "ANSWER_LIMIT = 2.5", {**EVERYTHING, "problems": 0}),
+        (
+            "src/iredinterp/ired/sampler.py",
+            "ANSWER_LIMIT = 2.0",
+            "ANSWER_LIMIT = 2.5",
+            {**EVERYTHING, "problems": 0},
+        ),
     ],
     ids=["figures", "linalg", "template", "sampler"],
 )
@@ -178,8 +201,12 @@ def test_another_checkpoint_reruns_everything_of_its_model(project):
 def test_an_edit_undone_reruns_nothing(project):
     project.configure({"hessian": {"vectors": 4}})
     project.configure({"hessian": {"vectors": 5}})
-    project.edit("src/iredinterp/linalg.py", "def participation_ratio(", "@staticmethod\ndef participation_ratio(")
-    project.edit("src/iredinterp/linalg.py", "@staticmethod\ndef participation_ratio(", "def participation_ratio(")
+    project.edit(
+        "src/iredinterp/linalg.py", "def participation_ratio(", "@staticmethod\ndef participation_ratio("
+    )
+    project.edit(
+        "src/iredinterp/linalg.py", "@staticmethod\ndef participation_ratio(", "def participation_ratio("
+    )
     assert project.planned() == {}
 
 
@@ -214,7 +241,9 @@ def test_the_way_of_splitting_the_problems_changes_no_spectrum(built, project):
 
 @pytest.mark.parametrize("engine", ["lanczos", "pyhessian"])
 def test_engines_that_give_only_some_eigenvalues_run_through_to_the_figures(project, engine):
-    project.configure({"hessian": {"engine": engine, "count": 3, "vectors": 2}, "points": {"kinds": ["q_sample"]}})
+    project.configure(
+        {"hessian": {"engine": engine, "count": 3, "vectors": 2}, "points": {"kinds": ["q_sample"]}}
+    )
     project.configure({"sampling": {"count": 2}})
     project.snakemake(f"results/hessian/{MODEL}/figures/summary.png")
 
@@ -245,8 +274,14 @@ def test_the_bundled_checkpoints_were_trained_by_the_committed_recipes():
     [
         ({"hesian": {"vectors": 3}}, "hesian"),
         ({"hessian": {"engine": "magic"}}, "magic"),
-        ({"models": {"mine": {"checkpoint": "none.pt", "problems": "inverse-n5"}}, "select": ["mine"]}, "no file 'none.pt'"),
-        ({"models": {"mine": {"checkpoint": "none.pt", "problems": "other"}}}, "'other' is not defined under problems"),
+        (
+            {"models": {"mine": {"checkpoint": "none.pt", "problems": "inverse-n5"}}, "select": ["mine"]},
+            "no file 'none.pt'",
+        ),
+        (
+            {"models": {"mine": {"checkpoint": "none.pt", "problems": "other"}}},
+            "'other' is not defined under problems",
+        ),
         ({"select": ["mine"]}, "select: 'mine' is not defined under models"),
         ({"sampling": {"count": 0}}, "0 is less than the minimum"),
     ],
@@ -271,6 +306,18 @@ def test_a_broken_checkpoint_fails_its_job_with_our_message_and_leaves_no_output
 
 
 def test_a_checkpoint_of_another_size_is_told_from_its_problems(project):
-    project.configure({"models": {MODEL: {"checkpoint": f"resources/checkpoints/{MODEL}-seed0.safetensors", "problems": "inverse-n20"}}})
+    project.configure(
+        {
+            "models": {
+                MODEL: {
+                    "checkpoint": f"resources/checkpoints/{MODEL}-seed0.safetensors",
+                    "problems": "inverse-n20",
+                }
+            }
+        }
+    )
     output = project.snakemake(f"results/points/{MODEL}/block-0.parquet", fails=True)
-    assert f"models.{MODEL}: the checkpoint takes (d_x, d) = (25, 25), but its problems (inverse, n=20)" in output
+    assert (
+        f"models.{MODEL}: the checkpoint takes (d_x, d) = (25, 25), but its problems (inverse, n=20)"
+        in output
+    )

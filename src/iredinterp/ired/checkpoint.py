@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from iredinterp.errors import CheckpointError
+from iredinterp.files import atomic_file
 from iredinterp.ired.model import EnergyMLP, parameter_shapes
 from iredinterp.ired.schedule import BUFFER_NAMES, Schedule
 
@@ -105,16 +104,8 @@ def save_checkpoint(
     for kind, parameters in weights.items():
         tensors |= {f"{kind}.{name}": value.detach().cpu().contiguous() for name, value in parameters.items()}
     header = {"format": SAFETENSORS_FORMAT, "step": str(step), "record": json.dumps(record, sort_keys=True)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(descriptor)
-    try:
-        save_file(tensors, partial, metadata=header)
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
+    with atomic_file(path) as file:
+        file.write(save(tensors, metadata=header))
 
 
 def _read_official(path: Path, weights: str):
@@ -123,8 +114,8 @@ def _read_official(path: Path, weights: str):
     except Exception as error:  # torch raises a dozen unrelated types on damaged or hostile files
         raise CheckpointError(
             f"{path}: not readable as a plain checkpoint. Expected the .pt that the official train.py saves; "
-            f"it is truncated, not a torch file, or carries objects other than tensors and numbers, which are "
-            f"refused because loading them would run code. torch says: {_first_line(error)}"
+            f"it is truncated, not a torch file, or carries objects other than tensors and numbers, which "
+            f"are refused because loading them would run code. torch says: {_first_line(error)}"
         ) from error
     if not isinstance(content, dict) or not OFFICIAL_KEYS.issuperset(content) or "model" not in content:
         found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__

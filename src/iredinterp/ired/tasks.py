@@ -291,7 +291,8 @@ def _official_inverse(spec: ProblemSpec, count: int, generator: torch.Generator)
 
 def _conditioned_inverse(spec: ProblemSpec, count: int, generator: torch.Generator):
     """S = Q diag(λ) Qᵀ with Q Haar, λ_1 = 1, λ_n = κ, the rest log-uniform: ‖y*‖₂ = 1 for every κ."""
-    Q = _haar_orthogonal(count, spec.n, generator)
+    # Q of a Gaussian matrix is Haar up to the signs of its columns, which cancel in Q diag(λ) Qᵀ.
+    Q = torch.linalg.qr(_normal((count, spec.n, spec.n), generator)).Q
     exponents = _uniform(0, 1, (count, 1, spec.n), generator)
     exponents[..., 0] = 0
     exponents[..., 1:2] = 1
@@ -299,12 +300,6 @@ def _conditioned_inverse(spec: ProblemSpec, count: int, generator: torch.Generat
     x_scale = INVERSE_INPUT_NORM / spec.kappa
     x = x_scale * _symmetric((Q * eigenvalues) @ Q.mT)
     return x, _symmetric((Q / eigenvalues) @ Q.mT), _full(count, spec.kappa), x_scale
-
-
-def _haar_orthogonal(count: int, n: int, generator: torch.Generator) -> Tensor:
-    """(B, n, n) with Haar law: QR of a Gaussian matrix with diag(R) > 0 (Mezzadri 2007)."""
-    Q, R = torch.linalg.qr(_normal((count, n, n), generator))
-    return Q * R.diagonal(dim1=-2, dim2=-1).sign()[:, None, :]
 
 
 def _completion(spec: ProblemSpec, count: int, generator: torch.Generator) -> Problems:

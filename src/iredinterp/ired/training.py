@@ -8,7 +8,6 @@ not change what the others see.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from iredinterp.errors import TrainingError
+from iredinterp.files import atomic_file
 from iredinterp.ired.checkpoint import save_checkpoint
 from iredinterp.ired.competence import baseline_predictions
 from iredinterp.ired.model import EnergyMLP, random_parameters
@@ -131,11 +131,8 @@ class TrainingState:
             "generators": [generator.get_state() for generator in self.generators],
             "history": self.history,
         }
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        torch.save(content, partial)
-        os.replace(partial, path)
+        with atomic_file(path) as file:
+            torch.save(content, file)
 
     @classmethod
     def load(cls, path: str | Path, recipe: Recipe, seeds: Sequence[int], device="cpu") -> TrainingState:
@@ -256,8 +253,9 @@ def run_recipe(
     else:
         state = initial_state(recipe, seeds, device)
     evaluations = math.ceil(recipe.steps / every) - state.step // every
-    for state in progress(train(state, every), "training", evaluations):
-        state.save(saved)
+    for reached in progress(train(state, every), "training", evaluations):
+        reached.save(saved)
+        state = reached
     return state
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -13,9 +13,17 @@ from torch.nn.functional import pad
 
 from iredinterp.analyses.hessian.tracking import ENDS, NO_VECTORS, NOT_SEPARATED, SEPARATION
 from iredinterp.errors import ConfigError
-from iredinterp.linalg import BASES, GeometricBases, haar_deviation
+from iredinterp.linalg import BASES, GeometricBases, haar_deviation, zero_tolerance
 from iredinterp.spectra import Spectra
 from iredinterp.tables import Metric, tensor_column, tidy
+
+# Share of Σ|λ| that has to survive in Σλ for a share of the trace to mean anything.
+SURVIVING = 0.5
+SHARES = {
+    "curvature_share": "positive and negative eigenvalues cancel in the trace, or H is zero",
+    "response_share": "positive and negative eigenvalues cancel in the trace, or I-σH is zero to rounding",
+    "response_square_share": "I-σH is zero to rounding",
+}
 
 
 @dataclass(frozen=True)
@@ -55,63 +63,101 @@ class References:
 
 
 def projections(
-    found: Spectra, response: Tensor, weighty: Tensor, own: GeometricBases, other: GeometricBases
+    found: Spectra, sigma: Tensor, own: GeometricBases, other: GeometricBases
 ) -> dict[str, Tensor]:
-    """Everything that needs H or eigenvectors together with bases, for one chunk.
+    """Everything that needs H or its eigenvectors together with bases, for one chunk.
 
     Args:
         found: B spectra, with H.
-        response: I − σ_tH, (B, d, d).
-        weighty: whether the traces of H and of I − σ_tH are above rounding, (B, 2).
+        sigma: σ_t, (B,).
         own: bases of the problem each point belongs to.
         other: bases of another problem.
 
     Returns:
-        (B, 6, 2) each, NaN where undefined: `share` of the traces of H and of I − σ_tH, `alignment` of the
-        low and of the high end, and `mismatched`, the same with the other bases.
+        With R = I − σ_tH, `trace` tr(PR) and `square` ‖PR‖_F², (B, 6); `alignment` of the low and of the high
+        end, (B, 6, 2), and `mismatched`, the same with the other bases. NaN for a basis that does not exist,
+        or without eigenvectors.
     """
-    blank = found.eigenvalues.new_full((len(weighty), 2), torch.nan)
-
-    def share(basis: str) -> Tensor:
-        pair = [own.curvature_share(basis, matrix) for matrix in (found.hessian, response)]
-        return torch.stack(pair, dim=-1).where(weighty, torch.nan)
+    nan = found.eigenvalues.new_full((len(sigma),), torch.nan)
+    identity = torch.eye(found.hessian.shape[1], dtype=nan.dtype, device=nan.device)
+    response = identity - sigma[:, None, None] * found.hessian
 
     def alignment(basis: str, bases: GeometricBases) -> Tensor:
-        if found.low is None:
-            return blank
-        pair = [bases.alignment(basis, vectors) for vectors in (found.low, found.high)]
-        return torch.stack(pair, dim=-1)
+        ends = (found.low, found.high)
+        return torch.stack([nan if E is None else bases.alignment(basis, E) for E in ends], dim=-1)
 
-    def per_basis(function: Callable[..., Tensor], *arguments) -> Tensor:
-        values = (function(name, *arguments) if _fits(own, name) else blank for name in BASES)
-        return torch.stack(list(values), dim=1)
-
+    parts = {"trace": [], "square": [], "alignment": [], "mismatched": []}
+    for basis in (name for name in BASES if _exists(own, name)):
+        projected = own.project(basis, response)
+        parts["trace"].append(projected.diagonal(dim1=1, dim2=2).sum(-1))
+        parts["square"].append(projected.square().sum((1, 2)))
+        parts["alignment"].append(alignment(basis, own))
+        parts["mismatched"].append(alignment(basis, other))
+    # Only the last basis, symmetric, can be missing.
+    missing = len(BASES) - len(parts["trace"])
     return {
-        "share": per_basis(share),
-        "alignment": per_basis(alignment, own),
-        "mismatched": per_basis(alignment, other),
+        name: torch.stack(values + missing * [torch.full_like(values[0], torch.nan)], dim=1)
+        for name, values in parts.items()
     }
+
+
+def shares(
+    trace: Tensor,
+    square: Tensor,
+    eigenvalues: Tensor,
+    sigma: Tensor,
+    bases: GeometricBases,
+    precision: torch.dtype,
+) -> Tensor:
+    """tr(PH)/tr(H), tr(PR)/tr(R) and ‖PR‖_F²/‖R‖_F² with R = I − σ_tH.
+
+    Args:
+        trace: tr(PR), (B, 6).
+        square: ‖PR‖_F², (B, 6).
+        eigenvalues: of H, (B, d).
+        sigma: σ_t, (B,).
+        bases: of any problems of this shape.
+        precision: in which H was built.
+
+    Returns:
+        (B, 6, 3), NaN where R is zero to rounding or more than half of a trace cancels.
+    """
+    scaled = sigma.unsqueeze(-1) * eigenvalues
+    both = torch.stack([scaled, 1 - scaled], dim=-1)
+    k = torch.tensor([bases.k_dim(name) if _exists(bases, name) else math.nan for name in BASES]).to(trace)
+    parts, wholes = torch.stack([k - trace, trace], dim=-1), both.sum(1, keepdim=True)
+    rounding = torch.stack([zero_tolerance(scaled, precision), response_tolerance(scaled, precision)], dim=-1)
+    least = (SURVIVING * both.abs().sum(1)).maximum(scaled.shape[1] * rounding).unsqueeze(1)
+    of_traces = (parts / wholes).where(wholes.abs() > least, torch.nan)
+    present = (1 - scaled).abs().amax(1, keepdim=True) > rounding[:, 1:]
+    of_squares = (square / (1 - scaled).square().sum(1, keepdim=True)).where(present, torch.nan)
+    return torch.cat([of_traces, of_squares.unsqueeze(-1)], dim=-1)
+
+
+def response_tolerance(scaled: Tensor, precision: torch.dtype) -> Tensor:
+    """Rounding of 1 − σ_tλ, (B,): that of σ_tλ, (B, d), and that of 1."""
+    return zero_tolerance(scaled, precision).maximum(zero_tolerance(torch.ones_like(scaled), precision))
 
 
 def alignment_table(
     keys: pa.Table,
-    projected: Mapping[str, Tensor],
+    parts: Mapping[str, Tensor],
     bases: GeometricBases,
     known: Tensor,
     vectors: int,
     absent: str,
     no_vectors: str,
 ) -> pa.Table:
-    """Alignments and shares as a long, tidy table, each with its chance level; metrics as in `spectrum_tables`.
+    """Alignments and shares with their chance levels, long and tidy; the metrics of `spectrum_tables`.
 
     Args:
         keys: N points.
-        projected: joined `projections`, or none where the engine does not form H.
+        parts: `share` (N, 6, 3), `alignment` and `mismatched` (N, 6, 2), or nothing where H is not formed.
         bases: of all problems.
         known: (N, 14), which of the 6 bases of the problem itself, which of the 6 of the other problem and
             which of the 2 end eigenspaces are identified.
         vectors: m.
-        absent: why there are no projections, or empty.
+        absent: why there are no parts, or empty.
         no_vectors: why there are no eigenvectors, or empty.
     """
     tables = []
@@ -119,10 +165,10 @@ def alignment_table(
     cases, case = known.unique(dim=0, return_inverse=True)
     for index, identified in enumerate(cases.tolist()):
         rows = (case == index).nonzero().flatten()
-        blank = torch.full((len(rows), len(BASES), 2), torch.nan, dtype=torch.float64)
-        parts = dict.fromkeys(("share", "alignment", "mismatched"), blank)
-        parts |= {name: values[rows] for name, values in projected.items()}
-        metrics = _metrics(parts, bases, identified, vectors, absent, no_vectors)
+        blank = torch.full((len(rows), len(BASES), len(SHARES)), torch.nan, dtype=torch.float64)
+        some = dict.fromkeys(("share", "alignment", "mismatched"), blank)
+        some |= {name: values[rows] for name, values in parts.items()}
+        metrics = _metrics(some, bases, identified, vectors, absent, no_vectors)
         tables.append(tidy(keys.take(pa.array(rows.numpy())), metrics))
     return pa.concat_tables(tables)
 
@@ -143,15 +189,13 @@ def _metrics(
         return Metric(name, values.expand(len(parts["share"])), component, reason or rarely)
 
     for index, basis in enumerate(BASES):
-        unfit = "" if _fits(bases, basis) else f"basis {basis} needs square matrices"
+        unfit = "" if _exists(bases, basis) else f"basis {basis} needs square matrices"
         k = math.nan if unfit else bases.k_dim(basis)
         chance = k / d
         undefined = absent or unfit or (f"basis {basis} is the whole space" if k == d else "")
         reason = undefined or ("" if own[index] else no_gap)
-        for name, share in zip(
-            ("curvature_share", "response_share"), parts["share"][:, index].T, strict=True
-        ):
-            yield metric(name, basis, share, reason, "the trace is zero to rounding")
+        for (name, rarely), share in zip(SHARES.items(), parts["share"][:, index].unbind(-1), strict=True):
+            yield metric(name, basis, share, reason, rarely)
         yield metric("curvature_share_chance", basis, chance, unfit)
         mismatch = undefined or ("" if other[index] else f"other problem: {no_gap}")
         if basis == "symmetric":
@@ -171,6 +215,6 @@ def _metrics(
             yield metric("alignment_chance_sd", component, deviation, unfit, NO_VECTORS)
 
 
-def _fits(bases: GeometricBases, basis: str) -> bool:
+def _exists(bases: GeometricBases, basis: str) -> bool:
     n, m = bases.shape
     return basis != "symmetric" or n == m

@@ -1,39 +1,102 @@
+"""Figures of EXP-001. Level axes run from the noisiest level on the left to the sharpest on the right."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogFormatter, NullLocator
+
+from iredinterp.analyses.hessian.tracking import ENDS
+from iredinterp.errors import TableError
+from iredinterp.figures import PALETTE, level_color, panel_grid, plot_band, style
+from iredinterp.linalg import BASES
+from iredinterp.points import MODEL_KEYS
+from iredinterp.tables import tensor_column
+
+NOISY_TO_SHARP = "noisiest → sharpest"
+BOOTSTRAP = "; bands: 95 % bootstrap over problems, one training seed"
+OPTIMUM = "Bayes-optimal where y is determined by x: σ$_t$λ = 1"
+# Of a line of text, in inches.
+LINE = 0.19
+CHARACTERS_PER_INCH = 15
+
+
+def figures(
+    spectra: pa.Table, metrics: pa.Table, tracking: pa.Table, title: str = "", note: str = ""
+) -> dict[str, Figure]:
+    """All figures of one model at one kind of point: q_samples, or the first kind there is.
+
+    Args:
+        spectra, metrics, tracking: gathered tables of `spectrum_tables`.
+        title: of every figure.
+        note: a line below it.
+
+    Returns:
+        spectra, summary, alignment and tracking.
+
+    Raises:
+        TableError: the tables hold more than one model, or no points.
+    """
+    kinds = pc.unique(spectra["point_kind"]).to_pylist()
+    point_kind = "q_sample" if "q_sample" in kinds else next(iter(kinds), "q_sample")
+    return {
+        "spectra": figure_spectra(spectra, point_kind, title, note),
+        "summary": figure_summary(metrics, point_kind, title, note),
+        "alignment": figure_alignment(metrics, point_kind, title, note),
+        "tracking": figure_tracking(tracking, point_kind, title, note),
+    }
+
+
 @style()
-def figure_spectra(table: pa.Table, point_kind: str = "q_sample", title: str = "", note: str = "") -> Figure:
+def figure_spectra(
+    spectra: pa.Table, point_kind: str = "q_sample", title: str = "", note: str = ""
+) -> Figure:
     """Scaled spectra σ_tλ by eigenvalue rank, one panel per level over the medians of all levels in grey.
 
     Args:
-        table: spectra of one model from `spectrum_tables`.
+        spectra: of one model, from `spectrum_tables`.
         point_kind: which points.
         title: of the figure.
         note: a line below the title.
     """
-    table = _one_model(table, point_kind)
-    level = tensor_column(table, "t").numpy()
-    levels, scaled = np.unique(level)[::-1], tensor_column(table, "scaled").numpy()
+    table = _one_model(spectra, point_kind)
+    level, scaled = table["t"].to_numpy(), tensor_column(table, "scaled").numpy()
+    levels = np.unique(level)[::-1]
     bands = np.stack([np.quantile(scaled[level == t], [0.025, 0.5, 0.975], axis=0) for t in levels])
-    rank = np.arange(1, scaled.shape[1] + 1)
+    # Engines that give residuals give part of the spectrum, whose place in the whole is not known.
+    partial, position = "residual" in table.column_names, np.arange(1, scaled.shape[1] + 1)
+    position = position if partial else (position - 0.5) / len(position)
     columns = min(5, len(levels))
-    figure, axes = panel_grid(-(-len(levels) // columns), columns, 1.75, 1.75, sharex=True, sharey=True)
+    figure, axes = panel_grid(-(-len(levels) // columns), columns, 1.8, 1.7, sharex=True, sharey=True)
     for ax in axes.flat[len(levels) :]:
         ax.set_axis_off()
     for ax, t, (low, median, high) in zip(axes.flat, levels, bands, strict=False):
-        color = level_color(t, max(levels.max() + 1, 10))
-        ax.plot(rank, bands[:, 1].T, color="0.85", linewidth=0.6)
-        ax.fill_between(rank, low, high, color=color, alpha=0.3, linewidth=0)
-        ax.plot(rank, median, color=color, linewidth=1.6)
+        color = level_color(t, max(10, levels[0] + 1))
+        ax.plot(position, bands[:, 1].T, color="0.8", linewidth=0.6)
+        ax.fill_between(position, low, high, color=color, alpha=0.3, linewidth=0)
+        ax.plot(position, median, color=color, linewidth=1.8)
         ax.axhline(1, color="black", linestyle="--", linewidth=0.8)
         ax.set_title(f"level t = {t}")
-    figure.supxlabel("rank of the eigenvalue (1 = smallest)", fontsize=9)
-    figure.supylabel("σ$_t$λ (dimensionless)", fontsize=9)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("σ$_t$λ (dimensionless)")
+    _eigenvalue_axis(axes, position, partial)
     handles = [
-        Line2D([], [], color="0.3", linewidth=1.6, label="median over problems"),
-        Patch(color="0.3", alpha=0.3, linewidth=0, label="middle 95 % of problems"),
-        Line2D([], [], color="0.85", linewidth=0.6, label="medians of the other levels"),
+        Line2D([], [], color="0.3", linewidth=1.8, label="median"),
+        Patch(color="0.3", alpha=0.3, linewidth=0, label="middle 95 % of points"),
+        Line2D([], [], color="0.8", linewidth=0.6, label="medians at all levels"),
         Line2D([], [], color="black", linestyle="--", linewidth=0.8, label=OPTIMUM),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
-    return _captioned(figure, title, note)
+    return _finished(figure, title, note, _points(table, point_kind), handles)
 
 
 @style()
@@ -48,33 +111,44 @@ def figure_summary(
         title: of the figure.
         note: a line below the title.
     """
-    metrics = _one_model(metrics, point_kind)
-    figure, (axes,) = panel_grid(1, 3, 2.9, 2.7)
-    dimensions = {"effective_rank": "effective rank", "participation_ratio": "participation ratio"}
-    dimensions |= {"stable_rank": "stable rank"}
+    table = _one_model(metrics, point_kind)
+    figure, (axes,) = panel_grid(1, 3, 3.0, 2.6)
+    spread = {
+        "condition_number": "|λ|$_\\mathrm{max}$ / |λ|$_\\mathrm{min}$",
+        "quantile_ratio": "|λ|(95 %) / |λ|(5 %)",
+    }
+    dimension = {
+        "effective_rank": "effective rank",
+        "participation_ratio": "participation ratio",
+        "stable_rank": "stable rank",
+    }
     panels = [
-        (
-            "Spread of H",
-            "",
-            {"condition_number": "|λ|max / |λ|min", "quantile_ratio": "|λ|(95 %) / |λ|(5 %)"},
-        ),
-        ("Effective dimension of H", "H", dimensions),
-        ("Effective dimension of I − σ$_t$H", "I-σH", dimensions),
+        ("spread of H", "", spread),
+        ("effective dimension of H", "H", dimension),
+        ("effective dimension of I − σ$_t$H", "I-σH", dimension),
     ]
-    colors = [PALETTE[name] for name in ("blue", "vermillion", "green")]
+    colors = {
+        "condition_number": "black",
+        "quantile_ratio": "purple",
+        "effective_rank": "blue",
+        "participation_ratio": "vermillion",
+        "stable_rank": "green",
+    }
     for ax, (heading, component, names) in zip(axes, panels, strict=True):
-        for (name, label), color, line in zip(names.items(), colors, ("-", "--", "-."), strict=False):
-            plot_band(ax, *_curves(metrics, name, component), label, color, line)
+        for (name, label), line in zip(names.items(), ("-", "--", "-."), strict=False):
+            _curve(ax, table, name, component, label, PALETTE[colors[name]], line)
         ax.set_title(heading)
-        _level_axis(ax)
-        ax.legend(loc="best")
+        _level_axis(ax, table)
     axes[0].set_yscale("log")
-    axes[0].axhline(1, color="black", linestyle=":", linewidth=0.8)
+    axes[0].yaxis.set_major_formatter(LogFormatter())
+    axes[0].yaxis.set_minor_formatter(LogFormatter())
+    axes[0].axhline(1, color="black", linestyle=":", linewidth=0.8, label="H = I/σ$_t$")
     axes[0].set_ylabel("ratio (dimensionless)")
-    for ax in axes[1:]:
-        ax.set_ylabel("number of directions")
-        ax.set_ylim(bottom=0)
-    return _captioned(figure, title, note, BOOTSTRAP)
+    axes[1].set_ylabel("number of directions")
+    axes[2].sharey(axes[1])
+    axes[1].set_ylim(bottom=0)
+    handles = [line for ax in axes[:2] for line in ax.get_legend_handles_labels()[0]]
+    return _finished(figure, title, note, _points(table, point_kind) + BOOTSTRAP, handles)
 
 
 @style()
@@ -89,40 +163,43 @@ def figure_alignment(
         title: of the figure.
         note: a line below the title.
     """
-    metrics = _one_model(metrics, point_kind)
+    table = _one_model(metrics, point_kind)
     figure, axes = panel_grid(2, len(BASES), 1.75, 1.9, sharex=True, sharey="row")
-    ends = {
-        "low": ("softest eigenspace", PALETTE["blue"]),
-        "high": ("stiffest eigenspace", PALETTE["vermillion"]),
-    }
-    shares = {
-        "curvature_share": ("of H", PALETTE["green"]),
-        "response_share": ("of I − σ$_t$H", PALETTE["purple"]),
-    }
+    ends = {"low": PALETTE["blue"], "high": PALETTE["vermillion"]}
+    shares = {"curvature_share": PALETTE["green"], "response_square_share": PALETTE["purple"]}
     for basis, above, below in zip(BASES, *axes, strict=True):
         above.set_title(basis)
-        chance = _curves(metrics, "alignment_chance", f"{basis}/low").median()
-        margin = 2 * _curves(metrics, "alignment_chance_sd", f"{basis}/low").median()
-        above.fill_between(
-            chance.index, chance - margin, chance + margin, color="0.88", linewidth=0, label="chance ± 2 sd"
-        )
-        for end, (label, color) in ends.items():
-            _draw(above, metrics, "alignment", f"{basis}/{end}", label, color)
-            other = _curves(metrics, "alignment_mismatched", f"{basis}/{end}").median()
-            above.plot(
-                other.index, other, color=color, linestyle=":", label=f"{label}, basis of another problem"
-            )
-        for name, (label, color) in shares.items():
-            _draw(below, metrics, name, basis, label, color)
+        chance = _samples(table, "alignment_chance", f"{basis}/low").median()
+        margin = 2 * _samples(table, "alignment_chance_sd", f"{basis}/low").median()
+        above.fill_between(chance.index, chance - margin, chance + margin, color="0.87", linewidth=0)
+        for end, color in ends.items():
+            other = _samples(table, "alignment_mismatched", f"{basis}/{end}").median()
+            above.plot(other.index, other, color=color, linestyle=":")
+            _curve(above, table, "alignment", f"{basis}/{end}", "", color)
+        for name, color in shares.items():
+            _curve(below, table, name, basis, "", color)
         for ax in (above, below):
-            ax.plot(chance.index, chance, color="0.35", linestyle="--", linewidth=0.8, label="chance k/d")
-        _level_axis(below)
-    axes[0, 0].set_ylabel("alignment ‖PE‖$_F^2$/m")
+            ax.plot(chance.index, chance, color="0.3", linestyle="--", linewidth=0.8)
+        _level_axis(below, table)
     axes[0, 0].set_ylim(0, 1.02)
-    axes[1, 0].set_ylabel("share of the trace")
-    for row, ncols in zip(axes, (3, 3), strict=True):
-        ...
-    return _captioned(figure, title, note, BOOTSTRAP)
+    axes[0, 0].set_ylabel("alignment ‖PE‖$_F^2$ / m\nwith the basis")
+    axes[1, 0].set_ylabel("share of the curvature\nin the basis")
+    handles = [
+        Line2D([], [], color=ends["low"], label="softest eigenspace (lowest λ)"),
+        Line2D([], [], color=ends["high"], label="stiffest eigenspace (highest λ)"),
+        Line2D([], [], color="0.4", linestyle=":", label="same, basis of another problem"),
+        Line2D([], [], color=shares["curvature_share"], label="share of tr H"),
+        Line2D([], [], color=shares["response_square_share"], label="share of ‖I − σ$_t$H‖$_F^2$"),
+        Line2D(
+            [],
+            [],
+            color="0.3",
+            linestyle="--",
+            linewidth=0.8,
+            label="chance k/d; grey: ± 2 sd of one random eigenspace",
+        ),
+    ]
+    return _finished(figure, title, note, _points(table, point_kind) + BOOTSTRAP, handles)
 
 
 @style()
@@ -137,11 +214,129 @@ def figure_tracking(
         title: of the figure.
         note: a line below the title.
     """
-    tracking = _one_model(tracking, point_kind)
-    figure, (axes,) = panel_grid(1, 2, 3.6, 3.4, sharey=True)
+    table = _one_model(tracking, point_kind)
+    figure, (axes,) = panel_grid(1, 2, 3.5, 3.1, sharey=True)
+    chance = _of(table, "level_overlap_chance", "low")["value"].median()
     for ax, end, name in zip(axes, ENDS, ("softest", "stiffest"), strict=True):
-        overlap, chance = (
-            _level_matrix(tracking, metric, end) for metric in ("level_overlap", "level_overlap_chance")
-        )
-        ...
+        overlap = _level_matrix(table, end)
+        image = ax.imshow(overlap, vmin=0, vmax=1, cmap="cividis")
+        for (row, column), value in np.ndenumerate(overlap):
+            text, color = f"{value:.2f}", "black" if value > 0.55 else "white"
+            if np.isnan(value):
+                text, color = "–", "black"
+            ax.text(column, row, text, ha="center", va="center", fontsize=6, color=color)
+        ax.set_xticks(range(len(overlap)), overlap.columns)
+        ax.set_yticks(range(len(overlap)), overlap.index)
+        ax.set_xlabel(f"level t′\n{NOISY_TO_SHARP}")
+        ax.spines[:].set_visible(False)
+        ax.set_title(f"{name} eigenspace")
+    axes[0].set_ylabel("level t")
+    bar = figure.colorbar(image, ax=axes, label="mean overlap ‖V(t)ᵀV(t′)‖$_F^2$ / m")
+    foot = _points(table, point_kind)
+    if not np.isnan(chance):
+        bar.ax.axhline(chance, color="white", linestyle="--", linewidth=1)
+        foot += f"; dashed on the colour bar: chance m/d = {chance:.2g}"
+    undefined = _of(table, "level_overlap", "low")["reason"].dropna()
+    if len(undefined):
+        foot += f"; –: {undefined.iloc[0]}"
+    return _finished(figure, title, note, foot)
+
+
+def _one_model(table: pa.Table, point_kind: str) -> pa.Table:
+    """Rows of one kind of point, without minima that the search did not reach."""
+    kinds = pc.unique(table["point_kind"]).to_pylist()
+    table = table.filter(pc.equal(table["point_kind"], point_kind))
+    if "converged" in table.column_names:
+        table = table.filter(pc.fill_null(table["converged"], True))
+    if not table.num_rows:
+        there = ", ".join(kinds) or "none"
+        raise TableError(f"hessian: no points of kind {point_kind!r} to draw; the table has {there}")
+    for name in set(MODEL_KEYS) & set(table.column_names):
+        if len(found := pc.unique(table[name]).to_pylist()) > 1:
+            raise TableError(
+                f"hessian: a figure shows one model; found {name} {found}: filter the table first"
+            )
+    return table
+
+
+def _of(table: pa.Table, metric: str, component: str) -> pd.DataFrame:
+    rows = pc.and_(pc.equal(table["metric"], metric), pc.equal(table["component"], component))
+    columns = [name for name in ("problem_id", "t", "t2", "value", "reason") if name in table.column_names]
+    return table.filter(rows).select(columns).to_pandas()
+
+
+def _samples(table: pa.Table, metric: str, component: str) -> pd.DataFrame:
+    """Mean over draws, problems × levels, the noisiest first."""
+    means = _of(table, metric, component).groupby(["problem_id", "t"])["value"].mean().unstack("t")
+    return means[sorted(means.columns, reverse=True)]
+
+
+def _level_matrix(table: pa.Table, end: str) -> pd.DataFrame:
+    rows = _of(table, "level_overlap", end)
+    half = rows.groupby(["t", "t2"])["value"].mean().unstack("t2")
+    levels = sorted({*rows["t"], *rows["t2"]}, reverse=True)
+    half = half.reindex(index=levels, columns=levels)
+    whole = half.fillna(half.T).to_numpy(copy=True)
+    if half.notna().any(axis=None):
+        np.fill_diagonal(whole, 1)
+    return pd.DataFrame(whole, levels, levels)
+
+
+def _curve(
+    ax: Axes, table: pa.Table, metric: str, component: str, label: str, color: str, linestyle: str = "-"
+) -> None:
+    samples = _samples(table, metric, component)
+    if samples.notna().any(axis=None):
+        plot_band(ax, samples.columns, samples, label, color, linestyle)
+        return
+    reason = textwrap.fill(_of(table, metric, component)["reason"].iloc[0], 22)
+    if reason not in (text.get_text() for text in ax.texts):
+        height = 0.97 - 0.45 * len(ax.texts)
+        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+        ax.text(0.03, height, reason, transform=ax.transAxes, va="top", fontsize=6, color=color, bbox=box)
+
+
+def _eigenvalue_axis(axes: np.ndarray, position: np.ndarray, partial: bool) -> None:
+    label = axes[-1, axes.shape[1] // 2].set_xlabel
+    if partial:
+        label("number among the computed eigenvalues")
+        return
+    # A logit axis widens both ends, where the few outlying eigenvalues are.
+    axes[0, 0].set_xscale("logit")
+    ticks = [0.01, 0.5, 0.99] if position[0] < 0.01 else [0.1, 0.5, 0.9]
+    axes[0, 0].set_xticks(ticks, [f"{tick:.0%}" for tick in ticks])
+    axes[0, 0].xaxis.set_minor_locator(NullLocator())
+    label("eigenvalues below (logit scale)")
+
+
+def _level_axis(ax: Axes, table: pa.Table) -> None:
+    levels = pc.unique(table["t"]).to_pylist()
+    ax.set_xlim(max(levels) + 0.3, min(levels) - 0.3)
+    ax.set_xticks(sorted(levels))
+    ax.set_xlabel(f"level t\n{NOISY_TO_SHARP}")
+
+
+def _points(table: pa.Table, point_kind: str) -> str:
+    return f"points: {point_kind}, {len(pc.unique(table['problem_id']))} problems"
+
+
+def _finished(figure: Figure, title: str, note: str, foot: str, handles: Sequence[Artist] = ()) -> Figure:
+    """Grow the figure by room for title and note above, and for a legend and what was drawn below."""
+    width, height = figure.get_size_inches()
+    lines = textwrap.wrap(note, int(CHARACTERS_PER_INCH * width))
+    columns = 3 if len(handles) > 4 else 2
+    heading = 1.2 * LINE * bool(title)
+    above, below = heading + LINE * len(lines), LINE * (1.5 + -(-len(handles) // columns))
+    total = height + above + below
+    figure.set_size_inches(width, total)
+    figure.get_layout_engine().set(rect=(0, below / total, 1, height / total))
+    left = 0.1 / width
+    figure.text(left, 1 - 0.06 / total, title, va="top", fontsize=10, fontweight="bold")
+    figure.text(left, 1 - (0.06 + heading) / total, "\n".join(lines), va="top", fontsize=8, color="0.3")
+    figure.text(left, 0.06 / total, foot, va="bottom", fontsize=7, color="0.3")
+    if handles:
+        anchor = (0.5, 1.2 * LINE / total)
+        figure.legend(
+            handles=handles, loc="lower center", bbox_to_anchor=anchor, ncols=columns
+        ).set_in_layout(False)
     return figure

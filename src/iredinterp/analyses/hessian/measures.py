@@ -10,7 +10,13 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from iredinterp.analyses.hessian.alignment import References, alignment_table, projections
+from iredinterp.analyses.hessian.alignment import (
+    References,
+    alignment_table,
+    projections,
+    response_tolerance,
+    shares,
+)
 from iredinterp.analyses.hessian.tracking import ENDS, NO_VECTORS, level_overlap, separation
 from iredinterp.energy import Energy, map_chunks
 from iredinterp.errors import ConfigError, TableError
@@ -73,8 +79,9 @@ def spectrum_tables(
           alignment_excess, (a − k/d)/(1 − k/d); alignment_mismatched, a with the basis of the next problem
           in the problems table (cyclic).
         * curvature_share, component basis: tr(PH)/tr(H), which needs no eigenvectors; response_share: the
-          same of I − σ_tH; curvature_share_chance: k/d, for either. Shares of an indefinite matrix can leave
-          [0, 1].
+          same of R = I − σ_tH; both can leave [0, 1] where the matrix is indefinite, and are undefined where
+          more than half of the trace cancels. response_square_share: ‖PR‖_F²/‖R‖_F², in [0, 1] always.
+          curvature_share_chance: k/d, for each of the three.
 
         The bases are those of `iredinterp.linalg.GeometricBases`, k their dimension.
 
@@ -105,15 +112,18 @@ def spectrum_tables(
         if not forms:
             return found, {}
         bases = (references.at(rows, y.device) for rows in (own, other))
-        projected = projections(found, *_response(found, energy.schedule.sigma[t], energy.dtype), *bases)
+        projected = projections(found, energy.schedule.sigma[t].double(), *bases)
         if hasattr(energy, "gauss_newton"):
             projected["gauss_newton"] = torch.linalg.matrix_norm(energy.gauss_newton(x, y, t).double())
         return replace(found, hessian=None), projected
 
-    found, projected = zip(*map_chunks(measure, (x, y, t, own, other), chunk), strict=True)
-    found, projected = Spectra(**_joined([vars(part) for part in found])), _joined(projected)
-    gauss_newton = projected.pop("gauss_newton", None)
+    found, parts = zip(*map_chunks(measure, (x, y, t, own, other), chunk), strict=True)
+    found, parts = Spectra(**_joined([vars(part) for part in found])), _joined(parts)
     sigma, step_size = _level_constants(energy, t)
+    gauss_newton = parts.pop("gauss_newton", None)
+    if forms:
+        inside = (parts.pop(name) for name in ("trace", "square"))
+        parts["share"] = shares(*inside, found.eigenvalues, sigma, references.bases, energy.dtype)
     absent = "" if forms else f"engine {engine} does not form the Hessian"
     if not found.complete:
         absent = _incomplete(engine, found, energy.dim_y)
@@ -126,7 +136,7 @@ def spectrum_tables(
     metrics = spectral_metrics(found, sigma, step_size, energy.dtype, absent)
     metrics += _matrix_metrics(found, gauss_newton, gaps, absent, no_vectors)
     known = torch.cat([references.identified[own], references.identified[other], separated], dim=1)
-    aligned = alignment_table(keys, projected, references.bases, known, vectors, absent, no_vectors)
+    aligned = alignment_table(keys, parts, references.bases, known, vectors, absent, no_vectors)
     tracking = level_overlap(table, no_vectors or NO_VECTORS)
     return table, pa.concat_tables([tidy(keys, metrics), aligned]), tracking
 
@@ -192,7 +202,7 @@ def spectral_metrics(
         ),
         Metric("isotropy_defect", (scaled - 1).square().mean(-1).sqrt()),
         *_shape_metrics("H", scaled, tolerance),
-        *_shape_metrics("I-σH", 1 - scaled, _response_tolerance(scaled, precision)),
+        *_shape_metrics("I-σH", 1 - scaled, response_tolerance(scaled, precision)),
     ]
     return metrics if found.complete else [_of_incomplete(metric, found.which, absent) for metric in metrics]
 
@@ -233,25 +243,10 @@ def _basis_rank(points: pa.Table, rank: int | None) -> int:
     return ranks[0]
 
 
-def _response(found: Spectra, sigma: Tensor, precision: torch.dtype) -> tuple[Tensor, Tensor]:
-    """I − σ_tH, (B, d, d), and whether the traces of H and of it are above rounding, (B, 2)."""
-    sigma = sigma.double()
-    scaled = sigma.unsqueeze(-1) * found.eigenvalues
-    identity = torch.eye(scaled.shape[1], dtype=scaled.dtype, device=scaled.device)
-    means = torch.stack([scaled.mean(-1), (1 - scaled).mean(-1)], dim=-1)
-    rounding = [zero_tolerance(scaled, precision), _response_tolerance(scaled, precision)]
-    return identity - sigma[:, None, None] * found.hessian, means.abs() > torch.stack(rounding, dim=-1)
-
-
-def _response_tolerance(scaled: Tensor, precision: torch.dtype) -> Tensor:
-    # 1 − σλ inherits the absolute error of σλ and of the 1.
-    return zero_tolerance(scaled, precision).maximum(zero_tolerance(torch.ones_like(scaled), precision))
-
-
 def _shape_metrics(component: str, eigenvalues: Tensor, tolerance: Tensor) -> list[Metric]:
-    present = eigenvalues.abs().amax(-1) > tolerance
+    largest = eigenvalues.abs().amax(-1)
+    present = largest > tolerance
     gap, position = spectral_gap(eigenvalues, tolerance)
-    step = zero_tolerance(torch.ones_like(eigenvalues))
     vanishes = f"{component} is zero to rounding"
     return [
         Metric("participation_ratio", _only(participation_ratio(eigenvalues), present), component, vanishes),
@@ -260,7 +255,7 @@ def _shape_metrics(component: str, eigenvalues: Tensor, tolerance: Tensor) -> li
         Metric("log_gap", gap, component, "fewer than two magnitudes above the zero tolerance"),
         Metric(
             "gap_position",
-            _only(position, gap > step),
+            _only(position, gap > tolerance / largest),
             component,
             "fewer than two magnitudes above the zero tolerance, or all equal to rounding",
         ),

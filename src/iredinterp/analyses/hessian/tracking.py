@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -93,9 +92,9 @@ def _level_pairs(keys: pa.Table) -> tuple[Tensor, Tensor]:
     same = [name for name in keys.column_names if name not in ("t", "converged")]
     if frame.duplicated([*same, "t"]).any():
         raise TableError("hessian: two spectra have the same keys; gather each block once")
-    group = frame.groupby(same, dropna=False, sort=False).ngroup().to_numpy()
-    levels, level = np.unique(-frame["t"].to_numpy(dtype=int), return_inverse=True)
-    row = torch.full((group.max() + 1, len(levels)), -1)
+    group = torch.tensor(frame.groupby(same, dropna=False, sort=False).ngroup().to_numpy())
+    levels, level = torch.tensor(-frame["t"].to_numpy(dtype=int)).unique(return_inverse=True)
+    row = torch.full((int(group.max()) + 1, len(levels)), -1)
     row[group, level] = torch.arange(len(frame))
     candidates = row[:, torch.triu_indices(len(levels), len(levels), 1).mT]
     return candidates[(candidates >= 0).all(-1)].unbind(-1)

@@ -1,0 +1,615 @@
+"""EXP-001 on planted Hessians: every statistic against its closed form, every null against its cause."""
+
+import math
+
+import matplotlib
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from iredinterp.analyses.hessian import (
+    HessianAnalyzer,
+    figure_alignment,
+    figure_spectra,
+    figure_summary,
+    figure_tracking,
+    figures,
+    level_overlap,
+    spectrum_tables,
+)
+from iredinterp.energy import CallableEnergy, MLPEnergy
+from iredinterp.errors import ConfigError, EngineError, TableError
+from iredinterp.figures import save_figure
+from iredinterp.ired.model import EnergyMLP
+from iredinterp.ired.schedule import cosine_schedule
+from iredinterp.points import points_table
+from iredinterp.tables import read_table, tensor_array, tensor_column, write_table
+
+matplotlib.use("Agg")
+
+pytestmark = pytest.mark.filterwarnings("error::UserWarning")
+
+N = 4
+D = N * N
+SCHEDULE = cosine_schedule(3)
+KEYS = {"model": "planted", "condition": "trained", "task": "inverse", "n": N, "seed": 0, "weights": "ema"}
+
+
+def normal(generator, *shape):
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def haar(generator, *shape):
+    Q, R = torch.linalg.qr(normal(generator, *shape))
+    return Q * R.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
+
+
+def planted(scaled, dimension=D, offset=0.0):
+    """An energy whose σ_tH is x read as a d×d matrix, or entry t of `scaled`, (K, d, d), if given."""
+
+    def function(x, y, t):
+        level = (t.unsqueeze(-1) == torch.arange(SCHEDULE.levels)).double()
+        shape = (-1, dimension, dimension)
+        matrix = x.reshape(shape) if scaled is None else (level @ scaled.flatten(1)).reshape(shape)
+        quadratic = torch.einsum("bi,bij,bj->b", y, matrix, y) / 2
+        shift = offset * (1 + level @ torch.arange(3.0).double()) * x.sum(-1)
+        return quadratic * (level @ (1 / SCHEDULE.sigma)) + shift
+
+    return CallableEnergy(function, dimension**2, dimension, SCHEDULE)
+
+
+def problems_of(scaled, Y, **more):
+    columns = {"x": tensor_array(scaled), "y_star": tensor_array(Y)} | more
+    return pa.table({"problem_id": pa.array(range(10, 10 + len(Y)), pa.int32())} | columns)
+
+
+def symmetric(Q, eigenvalues):
+    return Q @ torch.diag_embed(eigenvalues.expand(Q.shape[:-1])) @ Q.mT
+
+
+def random_problems(generator, count=3, shape=(N, N), rank=N):
+    d = math.prod(shape)
+    scaled = symmetric(haar(generator, count, d, d), torch.linspace(0.3, 1.1, d, dtype=torch.float64))
+    Y = normal(generator, count, shape[0], rank) @ normal(generator, count, rank, shape[1])
+    return problems_of(scaled, Y)
+
+
+def tables_of(energy, problems, kinds=("q_sample",), keys=KEYS, seed=0, **options):
+    points = points_table(energy, problems, keys, kinds, seed)
+    return spectrum_tables(energy, points, problems, **{"vectors": 3, "rank": 1} | options)
+
+
+def values(metrics, name, component=""):
+    frame = metrics.to_pandas().query("metric == @name and component == @component")
+    assert len(frame), f"no rows of {name} {component}"
+    return frame.sort_values(["problem_id", "t"])
+
+
+def value(metrics, name, component=""):
+    frame = values(metrics, name, component)
+    assert frame["value"].notna().all(), frame["reason"].unique()
+    return torch.tensor(frame["value"].to_numpy())
+
+
+def reason(metrics, name, component=""):
+    frame = values(metrics, name, component)
+    assert frame["value"].isna().all(), f"{name} {component} is defined"
+    (found,) = frame["reason"].unique()
+    return found
+
+
+def projector(basis, Y, rank):
+    """P as a d×d matrix from Kronecker products, for row-major flattening."""
+    U, _, Vh = np.linalg.svd(Y.numpy())
+    U, V = U[:, :rank], Vh[:rank].T
+    I_n, I_m = np.eye(Y.shape[0]), np.eye(Y.shape[1])
+    column, row = np.kron(U @ U.T, I_m), np.kron(I_n, V @ V.T)
+    if basis == "outer":
+        vectors = np.stack([np.kron(U[:, i], V[:, i]) for i in range(rank)], axis=1)
+        return torch.tensor(vectors @ vectors.T)
+    if basis == "symmetric":
+        swap = np.eye(Y.numel()).reshape(*Y.shape, -1).transpose(1, 0, 2).reshape(Y.numel(), -1)
+        return torch.tensor((np.eye(Y.numel()) + swap) / 2)
+    products = {"column": column, "row": row, "core": column @ row, "tangent": column + row - column @ row}
+    return torch.tensor(products[basis])
+
+
+@pytest.fixture
+def eigenvalues(generator):
+    """σ_tλ of an indefinite Hessian, ascending."""
+    positive = 0.1 + 1.5 * torch.rand(D - 1, generator=generator, dtype=torch.float64)
+    return torch.cat([torch.tensor([-0.2]), positive]).sort().values
+
+
+@pytest.fixture
+def one_spectrum(generator, eigenvalues):
+    scaled = symmetric(haar(generator, 2, D, D), eigenvalues)
+    return tables_of(planted(None), problems_of(scaled, normal(generator, 2, N, N)))
+
+
+def test_every_metric_of_a_known_spectrum_equals_its_closed_form(one_spectrum, eigenvalues):
+    _, metrics, _ = one_spectrum
+    scaled, size = eigenvalues.numpy(), np.sort(np.abs(eigenvalues.numpy()))
+    quantile = np.quantile(size, [0.05, 0.95])
+    expected = {
+        "scaled_min": scaled[0],
+        "scaled_max": scaled[-1],
+        "scaled_median": np.median(scaled),
+        "scaled_mean": scaled.mean(),
+        "zero_tolerance": 10 * np.finfo(float).eps * math.sqrt(D) * size[-1],
+        "inertia_positive": D - 1,
+        "inertia_zero": 0,
+        "inertia_negative": 1,
+        "negative_index": 1 / D,
+        "condition_number": size[-1] / size[0],
+        "quantile_ratio": quantile[1] / quantile[0],
+        "isotropy_defect": np.linalg.norm(scaled - 1) / math.sqrt(D),
+    }
+    for name, number in expected.items():
+        assert value(metrics, name).numpy() == pytest.approx(number, rel=1e-10), name
+    for component, spectrum in {"H": scaled, "I-σH": 1 - scaled}.items():
+        p = np.abs(spectrum) / np.abs(spectrum).sum()
+        steps = -np.diff(np.log(np.sort(np.abs(spectrum))[::-1]))
+        expected = {
+            "participation_ratio": 1 / np.square(p).sum(),
+            "effective_rank": math.exp(-(p * np.log(p)).sum()),
+            "stable_rank": np.square(spectrum).sum() / np.square(spectrum).max(),
+            "log_gap": steps.max(),
+            "gap_position": steps.argmax() + 1,
+        }
+        for name, number in expected.items():
+            found = value(metrics, name, component).numpy()
+            assert found == pytest.approx(number, rel=1e-8), (name, component)
+    steps = 2 * SCHEDULE.opt_step_size / SCHEDULE.sigma * scaled[-1]
+    torch.testing.assert_close(value(metrics, "stability"), steps.repeat(2))
+    gaps = {"low": scaled[3] - scaled[2], "high": scaled[-3] - scaled[-4]}
+    for end, gap in gaps.items():
+        assert value(metrics, "end_gap", end).numpy() == pytest.approx(gap / size[-1], rel=1e-8)
+
+
+def test_spectra_table_holds_the_eigenpairs_of_the_hessian(generator, eigenvalues):
+    scaled = symmetric(haar(generator, 2, D, D), eigenvalues)
+    problems = problems_of(scaled, normal(generator, 2, N, N))
+    spectra, _, _ = tables_of(planted(None), problems)
+    t = torch.tensor(spectra["t"].to_numpy())
+    H = scaled[torch.tensor(spectra["problem_id"].to_numpy()) - 10] / SCHEDULE.sigma[t][:, None, None]
+    found = tensor_column(spectra, "eigenvalues")
+    torch.testing.assert_close(found * SCHEDULE.sigma[t].unsqueeze(-1), eigenvalues.expand(len(t), -1))
+    torch.testing.assert_close(tensor_column(spectra, "scaled"), eigenvalues.expand(len(t), -1))
+    for end, part in {"low": found[:, :3], "high": found[:, -3:]}.items():
+        V = tensor_column(spectra, end)
+        assert V.dtype == torch.float64
+        torch.testing.assert_close(H @ V, V * part.unsqueeze(1))
+
+
+def test_optimal_hessian_is_isotropic_and_has_no_directions(generator):
+    identity = torch.eye(D, dtype=torch.float64).expand(2, D, D)
+    _, metrics, tracking = tables_of(planted(None), problems_of(identity, normal(generator, 2, N, N)))
+    torch.testing.assert_close(value(metrics, "isotropy_defect"), torch.zeros(6).double(), atol=1e-14, rtol=0)
+    torch.testing.assert_close(value(metrics, "condition_number"), torch.ones(6).double())
+    torch.testing.assert_close(value(metrics, "participation_ratio", "H"), torch.full((6,), D).double())
+    for name in ("participation_ratio", "effective_rank", "stable_rank"):
+        assert reason(metrics, name, "I-σH") == "I-σH is zero to rounding"
+    assert "all equal to rounding" in reason(metrics, "gap_position", "H")
+    sizes = {"column": N, "row": N, "core": 1, "tangent": 2 * N - 1, "outer": 1, "symmetric": 10}
+    for basis, k in sizes.items():
+        why = reason(metrics, "alignment", f"{basis}/low")
+        assert why == "eigenspace not separated: relative gap below 1e-08 or below rounding"
+        assert "not separated" in reason(metrics, "alignment_excess", f"{basis}/high")
+        assert value(metrics, "curvature_share", basis).numpy() == pytest.approx(k / D, rel=1e-12)
+        assert "I-σH is zero to rounding" in reason(metrics, "response_share", basis)
+        assert reason(metrics, "response_square_share", basis) == "I-σH is zero to rounding"
+    assert "not separated" in reason(tracking, "level_overlap", "low")
+
+
+@pytest.mark.parametrize("basis", ["column", "row", "core", "tangent", "outer", "symmetric"])
+def test_shares_and_alignments_match_explicit_projectors(generator, basis):
+    problems = random_problems(generator)
+    _, metrics, _ = tables_of(planted(None), problems, rank=2)
+    Y, scaled = tensor_column(problems, "y_star"), tensor_column(problems, "x")
+    P = torch.stack([projector(basis, y, 2) for y in Y])
+    k = P[0].trace().round()
+    in_basis = (P * scaled).sum((1, 2))
+    whole = scaled.diagonal(dim1=1, dim2=2).sum(1)
+    torch.testing.assert_close(value(metrics, "curvature_share", basis).view(3, -1)[:, 0], in_basis / whole)
+    response = (k - in_basis) / (D - whole)
+    torch.testing.assert_close(value(metrics, "response_share", basis).view(3, -1)[:, 2], response)
+    error = torch.eye(D) - scaled
+    square = (P @ error).square().sum((1, 2)) / error.square().sum((1, 2))
+    torch.testing.assert_close(value(metrics, "response_square_share", basis).view(3, -1)[:, 1], square)
+    chance = value(metrics, "curvature_share_chance", basis)
+    torch.testing.assert_close(chance, torch.full_like(chance, k / D))
+    vectors = torch.linalg.eigh(scaled)[1]
+    for end, E in {"low": vectors[..., :3], "high": vectors[..., -3:]}.items():
+        expected = (P @ E).square().sum((1, 2)) / 3
+        found = value(metrics, "alignment", f"{basis}/{end}").view(3, -1)
+        torch.testing.assert_close(found, expected.unsqueeze(1).expand(-1, 3))
+        excess = value(metrics, "alignment_excess", f"{basis}/{end}").view(3, -1)[:, 1]
+        torch.testing.assert_close(excess, (expected - k / D) / (1 - k / D))
+        if basis != "symmetric":
+            mismatched = (P.roll(-1, 0) @ E).square().sum((1, 2)) / 3
+            found = value(metrics, "alignment_mismatched", f"{basis}/{end}").view(3, -1)[:, 0]
+            torch.testing.assert_close(found, mismatched)
+
+
+def test_a_trace_in_which_eigenvalues_cancel_has_no_shares(generator):
+    # Σ(1 − σλ) keeps 4 of Σ|1 − σλ| = 12.
+    eigenvalues = torch.tensor([0.0] * 8 + [1.0] * 4 + [2.0] * 4, dtype=torch.float64)
+    scaled = symmetric(haar(generator, 2, D, D), eigenvalues)
+    _, metrics, _ = tables_of(planted(None), problems_of(scaled, normal(generator, 2, N, N)))
+    assert reason(metrics, "response_share", "row").startswith("positive and negative eigenvalues cancel")
+    assert value(metrics, "curvature_share", "row").shape == (6,)
+    assert value(metrics, "response_square_share", "row").shape == (6,)
+
+
+def test_eigenspace_planted_in_the_tangent_space_has_alignment_one(generator):
+    rank, d, k = 2, 4 * 5, 2 * (4 + 5 - 2)
+    Y = normal(generator, 4, 4, rank) @ normal(generator, 4, rank, 5)
+    P = torch.stack([projector("tangent", y, rank) for y in Y])
+    stiff = symmetric(haar(generator, 4, d, d), torch.linspace(1, 2, d, dtype=torch.float64))
+    scaled = 0.5 * torch.eye(d) + P @ stiff @ P
+    _, metrics, _ = tables_of(planted(None, d), problems_of(scaled, Y), vectors=k, rank=rank)
+    ones = torch.ones(12, dtype=torch.float64)
+    torch.testing.assert_close(value(metrics, "alignment", "tangent/high"), ones)
+    torch.testing.assert_close(value(metrics, "alignment_excess", "tangent/high"), ones)
+    assert value(metrics, "alignment_chance", "tangent/high").unique().tolist() == [k / d]
+    assert (value(metrics, "alignment_mismatched", "tangent/high") < 0.999).all()
+
+
+def test_random_eigenvectors_stay_within_the_chance_band(generator):
+    count = 100
+    problems = random_problems(generator, count)
+    _, metrics, _ = tables_of(planted(None), problems)
+    for component in ("column/low", "row/high", "tangent/low", "core/high", "outer/low"):
+        found = value(metrics, "alignment", component).view(count, -1)[:, 0]
+        chance, deviation = (
+            value(metrics, f"alignment_{name}", component)[0] for name in ("chance", "chance_sd")
+        )
+        # Six standard errors of an independent mean: a false alarm less than once in 10⁸ runs.
+        assert (found.mean() - chance).abs() < 6 * deviation / math.sqrt(count), component
+        assert 0.5 < found.std() / deviation < 2, component
+
+
+def test_eigenspaces_that_do_not_move_overlap_fully_at_angle_zero(generator):
+    problems = random_problems(generator)
+    _, _, tracking = tables_of(planted(None), problems)
+    for end in ("low", "high"):
+        overlap = value(tracking, "level_overlap", end)
+        torch.testing.assert_close(overlap, torch.ones(9).double())
+        assert (value(tracking, "largest_angle", end) < 1e-7).all()
+        assert value(tracking, "level_overlap_chance", end).unique().tolist() == [3 / D]
+    pairs = tracking.select(["t", "t2"]).to_pandas().drop_duplicates()
+    assert set(map(tuple, pairs.to_numpy().tolist())) == {(2, 1), (2, 0), (1, 0)}
+
+
+def test_a_plane_rotation_between_levels_shows_as_its_angle(generator):
+    Q, angle = haar(generator, D, D), 0.3 + 0.5 * torch.rand(1, generator=generator).item()
+    eigenvalues = torch.linspace(0.5, 2, D, dtype=torch.float64)
+
+    def turned(by):
+        R = torch.eye(D, dtype=torch.float64)
+        # The plane of the softest and the stiffest direction: both ends turn by the same angle.
+        R[0, 0] = R[-1, -1] = math.cos(by)
+        R[0, -1], R[-1, 0] = -math.sin(by), math.sin(by)
+        return symmetric(Q @ R, eigenvalues)
+
+    energy = planted(torch.stack([turned(0), turned(angle), turned(0)]))
+    _, _, tracking = tables_of(energy, random_problems(generator, 2))
+    frame = tracking.to_pandas().set_index(["metric", "component", "t", "t2"])["value"]
+    for end in ("low", "high"):
+        for pair in ((2, 1), (1, 0)):
+            assert frame["largest_angle", end, *pair].to_numpy() == pytest.approx(angle, rel=1e-9)
+            assert frame["median_angle", end, *pair].to_numpy() == pytest.approx(0, abs=1e-7)
+            overlap = (2 + math.cos(angle) ** 2) / 3
+            assert frame["level_overlap", end, *pair].to_numpy() == pytest.approx(overlap)
+        assert frame["level_overlap", end, 2, 0].to_numpy() == pytest.approx(1)
+
+
+def test_overlap_pairs_each_problem_and_draw_with_itself_only(generator):
+    problems = random_problems(generator)
+    energy = planted(None)
+    points = points_table(energy, problems, KEYS, ["q_sample"], 0, draws=2)
+    spectra, _, tracking = spectrum_tables(energy, points, problems, vectors=3, rank=1)
+    shuffled = spectra.take(pa.array(torch.randperm(len(spectra), generator=generator).numpy()))
+    # Different problems have unrelated eigenvectors: any wrong pairing would show.
+    for table in (tracking, level_overlap(shuffled)):
+        assert len(values(table, "level_overlap", "low")) == 3 * 2 * 3
+        torch.testing.assert_close(value(table, "level_overlap", "low"), torch.ones(18).double())
+    without = spectra.filter(pa.array(np.arange(len(spectra)) != 0))
+    assert len(values(level_overlap(without), "level_overlap", "low")) == 18 - 2
+    one_level = spectra.filter(pa.compute.equal(spectra["t"], 1))
+    assert level_overlap(one_level).num_rows == 0
+
+
+def test_offset_of_the_energy_changes_nothing(generator):
+    problems = random_problems(generator)
+    plain, shifted = (tables_of(planted(None, offset=c), problems) for c in (0.0, 100.0))
+    for before, after in zip(plain, shifted, strict=True):
+        assert before.schema == after.schema
+        name = "value" if "value" in before.column_names else "scaled"
+        torch.testing.assert_close(tensor_column(before, name), tensor_column(after, name), equal_nan=True)
+
+
+def test_chunk_size_changes_nothing(generator):
+    energy = MLPEnergy(EnergyMLP.random(D, D, 32, generator).to(torch.float64))
+    Y = normal(generator, 5, N, N)
+    problems = problems_of(normal(generator, 5, N, N), Y)
+    whole, pieces = (tables_of(energy, problems, chunk=chunk) for chunk in (64, 7))
+    for one, other in zip(whole[1:], pieces[1:], strict=True):
+        assert one.drop_columns(["value"]).equals(other.drop_columns(["value"]))
+        torch.testing.assert_close(
+            tensor_column(one, "value"), tensor_column(other, "value"), rtol=1e-7, atol=1e-9, equal_nan=True
+        )
+
+
+def test_gauss_newton_share_is_that_of_the_jacobian_of_the_outputs(generator):
+    model = EnergyMLP.random(D, D, 32, generator).to(torch.float64)
+    problems = problems_of(normal(generator, 2, N, N), normal(generator, 2, N, N))
+    energy = MLPEnergy(model)
+    points = points_table(energy, problems, KEYS, ["q_sample"], 0)
+    _, metrics, _ = spectrum_tables(energy, points, problems, vectors=3, rank=1, engine="autograd")
+    points = points.sort_by([("problem_id", "ascending"), ("t", "ascending")])
+    y = tensor_column(points, "y").flatten(1)
+    x = tensor_column(problems, "x").flatten(1)[points["problem_id"].to_numpy() - 10]
+    t = torch.tensor(points["t"].to_numpy())
+    share = []
+    for index in range(len(y)):
+        here = slice(index, index + 1)
+        output = lambda v, s=here: model.activations(x[s], v[None], t[s]).output[0]  # noqa: E731
+        J = torch.autograd.functional.jacobian(output, y[index])
+        H = torch.autograd.functional.hessian(lambda v, f=output: f(v).square().sum(), y[index])
+        share.append((2 * J.T @ J).norm() / H.norm())
+    torch.testing.assert_close(value(metrics, "gauss_newton_share"), torch.stack(share))
+    assert (value(metrics, "symmetry_defect") < 1e-12).all()
+
+
+def test_undefined_quantities_say_why(one_spectrum):
+    _, metrics, _ = one_spectrum
+    assert reason(metrics, "gauss_newton_share") == "this energy has no Gauss–Newton part"
+    assert reason(metrics, "symmetry_defect") == "symmetric by construction"
+    assert (
+        reason(metrics, "alignment_mismatched", "symmetric/low") == "the basis is the same for every problem"
+    )
+
+
+def test_singular_hessian_has_no_condition_number(generator):
+    zeros = torch.tensor([0.0] * 4 + [1.0 + i for i in range(D - 4)], dtype=torch.float64)
+    problems = problems_of(symmetric(haar(generator, 2, D, D), zeros), normal(generator, 2, N, N))
+    _, metrics, _ = tables_of(planted(None), problems)
+    assert reason(metrics, "condition_number") == "smallest |λ| is below the zero tolerance"
+    assert reason(metrics, "quantile_ratio") == "5 % quantile of |λ| is below the zero tolerance"
+    assert value(metrics, "inertia_zero").unique().tolist() == [4]
+
+
+def test_only_problems_without_a_gap_lose_their_alignment(generator):
+    Y = normal(generator, 3, N, N)
+    Y[1] = torch.eye(N)
+    problems = problems_of(symmetric(haar(generator, 3, D, D), torch.linspace(0.3, 1.4, D).double()), Y)
+    _, metrics, _ = tables_of(planted(None), problems, rank=2)
+    for name, component in (("alignment", "tangent/low"), ("curvature_share", "row")):
+        frame = values(metrics, name, component)
+        assert frame.groupby("problem_id")["value"].count().to_dict() == {10: 3, 11: 0, 12: 3}
+        (why,) = frame["reason"].dropna().unique()
+        assert why == "reference matrix has no gap at rank 2: σ_q − σ_(q+1) below 1e-08·σ_1"
+    frame = values(metrics, "alignment_mismatched", "tangent/low")
+    assert frame.groupby("problem_id")["value"].count().to_dict() == {10: 0, 11: 3, 12: 3}
+    assert value(metrics, "alignment", "symmetric/low").shape == (9,)
+
+
+def test_outer_products_need_simple_singular_values(generator):
+    Q = haar(generator, 2, N, N)
+    Y = symmetric(Q, torch.tensor([1.0, 1.0, 0.5, 0.1]).double())
+    problems = problems_of(symmetric(haar(generator, 2, D, D), torch.linspace(0.3, 1.4, D).double()), Y)
+    _, metrics, _ = tables_of(planted(None), problems, rank=2)
+    assert "no gap" in reason(metrics, "alignment", "outer/low")
+    assert value(metrics, "alignment", "column/low").shape == (6,)
+
+
+def test_bases_that_do_not_fit_or_fill_the_space_are_undefined(generator):
+    energy = CallableEnergy(lambda x, y, t: (y**2 * x[:, :6]).sum(-1), 6, 6, SCHEDULE)
+    problems = problems_of(torch.rand(1, 6, generator=generator).double(), normal(generator, 1, 3, 2))
+    _, metrics, _ = tables_of(energy, problems, vectors=2, rank=2)
+    assert reason(metrics, "alignment", "symmetric/low") == "basis symmetric needs square matrices"
+    assert reason(metrics, "alignment_chance", "symmetric/low") == "basis symmetric needs square matrices"
+    assert reason(metrics, "curvature_share", "row") == "basis row is the whole space"
+    assert value(metrics, "curvature_share_chance", "row").unique().tolist() == [1]
+    assert reason(metrics, "alignment_mismatched", "column/low") == "there is no other problem"
+
+
+def test_bases_come_from_the_signal_where_there_is_one(generator):
+    Y, signal = normal(generator, 2, 2, N, N)
+    problems = random_problems(generator, 2)
+    with_signal = problems_of(tensor_column(problems, "x"), Y, signal=tensor_array(signal))
+    only_signal = problems_of(tensor_column(problems, "x"), signal)
+    first, second = (tables_of(planted(None), table)[1] for table in (with_signal, only_signal))
+    torch.testing.assert_close(value(first, "alignment", "row/low"), value(second, "alignment", "row/low"))
+
+
+def test_rank_defaults_to_that_of_the_problems(generator):
+    problems = random_problems(generator, 2)
+    given, default = (
+        tables_of(planted(None), problems, keys=KEYS | {"rank": 2}, rank=q)[1] for q in (2, None)
+    )
+    assert given.equals(default)
+    with pytest.raises(ConfigError, match=r"no single rank of the points.*give a number"):
+        tables_of(planted(None), problems, rank=None)
+
+
+def test_incomplete_engine_gives_extremes_and_reasons(generator):
+    problems = random_problems(generator)
+    spectra, metrics, tracking = tables_of(planted(None), problems, engine="lanczos", count=2)
+    assert tensor_column(spectra, "eigenvalues").shape == (9, 4)
+    assert (tensor_column(spectra, "residual") < 1e-6).all()
+    assert "low" not in spectra.column_names
+    torch.testing.assert_close(value(metrics, "scaled_min"), torch.full((9,), 0.3).double())
+    torch.testing.assert_close(value(metrics, "scaled_max"), torch.full((9,), 1.1).double())
+    why = f"engine lanczos returns 4 of {D} eigenvalues"
+    for name, component in [
+        ("condition_number", ""),
+        ("inertia_negative", ""),
+        ("isotropy_defect", ""),
+        ("participation_ratio", "H"),
+        ("end_gap", "low"),
+        ("gauss_newton_share", ""),
+        ("symmetry_defect", ""),
+        ("curvature_share", "tangent"),
+        ("response_share", "tangent"),
+        ("alignment", "tangent/high"),
+        ("alignment_mismatched", "tangent/high"),
+    ]:
+        assert reason(metrics, name, component) == why
+    assert reason(tracking, "level_overlap", "low") == why
+    complete = tables_of(planted(None), random_problems(generator), engine="lanczos", count=D)[1]
+    assert value(complete, "condition_number").numpy() == pytest.approx(1.1 / 0.3)
+    assert reason(complete, "alignment", "row/low") == "engine lanczos does not form the Hessian"
+
+
+def test_eigenvalues_of_largest_magnitude_fix_only_the_end_they_reach(generator):
+    pytest.importorskip("pyhessian")
+    problems = random_problems(generator, 1)
+    _, metrics, _ = tables_of(planted(None), problems, engine="pyhessian", count=2, tol=1e-8, max_iter=1000)
+    assert value(metrics, "scaled_max").numpy() == pytest.approx(1.1, rel=1e-3)
+    assert reason(metrics, "scaled_min") == f"engine pyhessian returns 2 of {D} eigenvalues"
+
+
+def test_without_eigenvectors_shares_remain(generator):
+    spectra, metrics, tracking = tables_of(planted(None), random_problems(generator), vectors=0)
+    assert "low" not in spectra.column_names
+    assert value(metrics, "curvature_share", "row").shape == (9,)
+    for table, name, component in [
+        (metrics, "alignment", "row/low"),
+        (metrics, "alignment_chance_sd", "row/low"),
+        (metrics, "end_gap", "low"),
+        (tracking, "level_overlap", "low"),
+    ]:
+        assert reason(table, name, component) == "no eigenvectors were asked for"
+
+
+def test_tables_survive_writing_and_reading(generator, tmp_path):
+    tables = tables_of(planted(None), random_problems(generator))
+    for index, table in enumerate(tables):
+        write_table(table, tmp_path / f"{index}.parquet", {})
+    spectra, _, tracking = (read_table(tmp_path / f"{index}.parquet") for index in range(3))
+    again = level_overlap(spectra)
+    for end in ("low", "high"):
+        torch.testing.assert_close(value(again, "largest_angle", end), value(tracking, "largest_angle", end))
+
+
+def test_converged_means_that_both_points_are(generator):
+    problems = random_problems(generator, 1)
+    points = points_table(planted(None), problems, KEYS, ["minimum"], 0)
+    flags = pa.array([level == 2 for level in points["t"].to_pylist()])
+    points = points.set_column(points.column_names.index("converged"), "converged", flags)
+    _, _, tracking = spectrum_tables(planted(None), points, problems, vectors=3, rank=1)
+    assert not any(tracking["converged"].to_pylist())
+
+
+def test_analyzer_gives_the_metrics_of_the_table(generator):
+    problems = random_problems(generator)
+    energy = planted(None)
+    points = points_table(energy, problems, KEYS, ["q_sample"], 0)
+    points = points.filter(pa.compute.equal(points["t"], 1))
+    _, metrics, _ = spectrum_tables(energy, points, problems, vectors=3, rank=1)
+    x, y = tensor_column(problems, "x").flatten(1), tensor_column(points, "y").flatten(1)
+    analyzer = HessianAnalyzer(energy)
+    found = analyzer.metrics(x, y, 1)
+    torch.testing.assert_close(found["scaled_max"], value(metrics, "scaled_max"))
+    torch.testing.assert_close(found["effective_rank I-σH"], value(metrics, "effective_rank", "I-σH"))
+    assert analyzer.spectra(x, y, 1, vectors=2).low.shape == (3, D, 2)
+    assert HessianAnalyzer(energy, "lanczos").metrics(x, y, 1, count=2)["condition_number"].isnan().all()
+
+
+def test_bad_requests_are_named(generator):
+    problems = random_problems(generator, 2)
+    energy = planted(None)
+    with pytest.raises(ConfigError, match=f"vectors: found {D}, allowed 0 … d − 1 = {D - 1}"):
+        tables_of(energy, problems, vectors=D)
+    with pytest.raises(ConfigError, match="rank: found 5, allowed 1 … min"):
+        tables_of(energy, problems, rank=5)
+    with pytest.raises(EngineError, match="unknown engine 'dense'"):
+        tables_of(energy, problems, engine="dense")
+    points = points_table(energy, problems, KEYS, ["q_sample"], 0)
+    with pytest.raises(TableError, match="points table is empty"):
+        spectrum_tables(energy, points.slice(0, 0), problems, rank=1)
+    with pytest.raises(TableError, match="two spectra have the same keys"):
+        spectrum_tables(energy, pa.concat_tables([points, points]), problems, vectors=3, rank=1)
+
+
+@pytest.fixture
+def drawn(generator):
+    return tables_of(planted(None), random_problems(generator, 4))
+
+
+def test_spectra_are_drawn_per_level_against_the_optimum(drawn):
+    figure = figure_spectra(drawn[0], title="a model", note="It solves its task.")
+    panels = [ax for ax in figure.axes if ax.axison]
+    assert [ax.get_title() for ax in panels] == ["level t = 2", "level t = 1", "level t = 0"]
+    for ax in panels:
+        assert any(
+            np.all(np.asarray(line.get_ydata()) == 1) and line.get_linestyle() == "--" for line in ax.lines
+        )
+    assert "dimensionless" in panels[0].get_ylabel()
+    assert panels[1].get_xlabel() == "eigenvalues below (logit scale)"
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "Bayes-optimal where y is determined by x: σ$_t$λ = 1" in labels
+    texts = [text.get_text() for text in figure.texts]
+    assert {"a model", "It solves its task.", "points: q_sample, 4 problems"} <= set(texts)
+    save_figure(figure)
+
+
+def test_part_of_a_spectrum_is_not_drawn_as_the_whole(generator):
+    spectra, *_ = tables_of(planted(None), random_problems(generator), engine="lanczos", count=2)
+    figure = figure_spectra(spectra)
+    assert figure.axes[1].get_xlabel() == "number among the computed eigenvalues"
+    save_figure(figure)
+
+
+def test_levels_run_from_noisy_to_sharp_and_bands_say_what_they_are(drawn):
+    for figure in (figure_summary(drawn[1]), figure_alignment(drawn[1])):
+        labelled = [ax for ax in figure.axes if ax.get_xlabel()]
+        assert all(ax.get_xlabel() == "level t\nnoisiest → sharpest" for ax in labelled)
+        assert all(ax.get_xlim()[0] > 2 and ax.get_xlim()[1] < 0 for ax in labelled)
+        assert any(
+            "95 % bootstrap over problems, one training seed" in text.get_text() for text in figure.texts
+        )
+        save_figure(figure)
+
+
+def test_summary_draws_the_medians_of_the_metrics(drawn):
+    figure = figure_summary(drawn[1])
+    line = next(line for line in figure.axes[1].lines if line.get_label() == "effective rank")
+    frame = values(drawn[1], "effective_rank", "H").groupby("t")["value"].median()
+    np.testing.assert_allclose(line.get_ydata(), frame[line.get_xdata()].to_numpy())
+    assert figure.axes[0].get_yscale() == "log"
+    save_figure(figure)
+
+
+def test_tracking_annotates_every_pair_of_levels(drawn):
+    figure = figure_tracking(drawn[2])
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == ["1.00"] * 9
+    assert any(f"chance m/d = {3 / D:.2g}" in text.get_text() for text in figure.texts)
+    save_figure(figure)
+
+
+def test_undefined_panels_say_why_instead_of_staying_empty(generator):
+    identity = torch.eye(D, dtype=torch.float64).expand(2, D, D)
+    tables = tables_of(planted(None), problems_of(identity, normal(generator, 2, N, N)))
+    drawn = figures(*tables)
+    assert set(drawn) == {"spectra", "summary", "alignment", "tracking"}
+    assert any(
+        "not separated" in text.get_text().replace("\n", " ") for text in drawn["alignment"].axes[0].texts
+    )
+    assert {text.get_text() for text in drawn["tracking"].axes[0].texts} == {"–"}
+    assert any("–: eigenspace not separated" in text.get_text() for text in drawn["tracking"].texts)
+    for figure in drawn.values():
+        save_figure(figure)
+
+
+def test_a_figure_shows_one_model_at_one_kind_of_point(drawn):
+    other = drawn[0].set_column(0, "model", pa.array(["another"] * len(drawn[0])))
+    with pytest.raises(TableError, match="a figure shows one model; found model"):
+        figure_spectra(pa.concat_tables([drawn[0], other]))
+    with pytest.raises(TableError, match="no points of kind 'minimum' to draw; the table has q_sample"):
+        figure_spectra(drawn[0], "minimum")
