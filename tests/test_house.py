@@ -30,13 +30,14 @@ MAY_IMPORT = {
     "tables": LEAVES,
     "figures": LEAVES,
     "linalg": LEAVES,
+    "bases": LEAVES,
     "ired": LEAVES | {"ired"},
     "cards": LEAVES | {"ired", "tables"},
     "energy": LEAVES | {"ired"},
-    "spectra": LEAVES | {"energy", "linalg", "ired"},
+    "spectrum": LEAVES | {"energy", "linalg", "ired"},
     "points": LEAVES | {"energy", "ired", "tables"},
     "truth": LEAVES | {"energy", "ired", "truth"},
-    "analyses": LEAVES | {"energy", "spectra", "points", "ired", "linalg", "tables", "figures"},
+    "analyses": LEAVES | {"energy", "spectrum", "points", "ired", "linalg", "bases", "tables", "figures"},
     "evidence": LEAVES | {"tables"},
 }
 

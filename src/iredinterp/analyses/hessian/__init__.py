@@ -9,7 +9,7 @@ The unit of replication is the training seed. Problems of one model share its we
 problems says nothing about another training run.
 """
 
-from iredinterp.analyses.hessian.figures import (
+from iredinterp.analyses.hessian.drawing import (
     figure_alignment,
     figure_spectra,
     figure_summary,

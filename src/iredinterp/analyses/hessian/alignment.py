@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from iredinterp.analyses.hessian.tracking import ENDS, NO_VECTORS, NOT_SEPARATED, SEPARATION
+from iredinterp.bases import BASES, GeometricBases, haar_deviation
 from iredinterp.errors import ConfigError
-from iredinterp.linalg import BASES, GeometricBases, haar_deviation, zero_tolerance
-from iredinterp.spectra import Spectra
+from iredinterp.linalg import zero_tolerance
+from iredinterp.spectrum import Spectra
 from iredinterp.tables import Metric, tensor_column, tidy
 
 # Share of Σ|λ| that has to survive in Σλ for a share of the trace to mean anything.

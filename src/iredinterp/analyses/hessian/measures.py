@@ -31,7 +31,7 @@ from iredinterp.linalg import (
     zero_tolerance,
 )
 from iredinterp.points import point_tensors
-from iredinterp.spectra import ENGINES, Spectra, spectra
+from iredinterp.spectrum import ENGINES, Spectra, spectra
 from iredinterp.tables import Metric, tensor_array, tidy
 
 # The sign with which an eigenvalue known to be among the largest in magnitude is the extreme one.
@@ -56,7 +56,7 @@ def spectrum_tables(
         energy: the landscape.
         points: rows of a points table; every column that is not a tensor is a key.
         problems: the problems they belong to; bases come from `signal` where there is one, else `y_star`.
-        engine: one of `iredinterp.spectra.ENGINES`. Alignments need one that forms H.
+        engine: one of `iredinterp.spectrum.ENGINES`. Alignments need one that forms H.
         vectors: m, dimension of the eigenspace at either end, 0 … d − 1.
         count: eigenvalues wanted of an engine that does not give all; the others ignore it.
         rank: q of the geometric bases; the one `rank` of the points if not given.
@@ -83,7 +83,7 @@ def spectrum_tables(
           more than half of the trace cancels. response_square_share: ‖PR‖_F²/‖R‖_F², in [0, 1] always.
           curvature_share_chance: k/d, for each of the three.
 
-        The bases are those of `iredinterp.linalg.GeometricBases`, k their dimension.
+        The bases are those of `iredinterp.bases.GeometricBases`, k their dimension.
 
         Overlaps between levels, see `level_overlap`.
 
@@ -213,14 +213,14 @@ class HessianAnalyzer:
 
     Args:
         energy: the landscape.
-        engine: one of `iredinterp.spectra.ENGINES`.
+        engine: one of `iredinterp.spectrum.ENGINES`.
     """
 
     energy: Energy
     engine: str = "closed"
 
     def spectra(self, x: Tensor, y: Tensor, t: Tensor | int, **options) -> Spectra:
-        """`iredinterp.spectra.spectra` at x (B, d_x), y (B, d), level t, with this engine."""
+        """`iredinterp.spectrum.spectra` at x (B, d_x), y (B, d), level t, with this engine."""
         return spectra(self.energy, x, y, t, self.engine, **options)
 
     def metrics(self, x: Tensor, y: Tensor, t: Tensor | int, **options) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from iredinterp.energy import map_chunks
 from iredinterp.errors import TableError
 from iredinterp.linalg import principal_angles, subspace_overlap, zero_tolerance
-from iredinterp.spectra import Spectra
+from iredinterp.spectrum import Spectra
 from iredinterp.tables import Metric, tensor_column, tidy
 
 ENDS = ("low", "high")

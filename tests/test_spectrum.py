@@ -10,7 +10,7 @@ import torch
 from iredinterp.energy import CallableEnergy, Energy, MLPEnergy, load_energy
 from iredinterp.errors import EngineError
 from iredinterp.ired.model import EnergyMLP
-from iredinterp.spectra import ENGINES, spectra
+from iredinterp.spectrum import ENGINES, spectra
 
 DENSE = ("closed", "autograd")
 WHOLE = (*DENSE, "lanczos")

@@ -17,9 +17,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogFormatter, NullLocator
 
 from iredinterp.analyses.hessian.tracking import ENDS
+from iredinterp.bases import BASES
 from iredinterp.errors import TableError
 from iredinterp.figures import PALETTE, level_color, panel_grid, plot_band, style
-from iredinterp.linalg import BASES
 from iredinterp.points import MODEL_KEYS
 from iredinterp.tables import tensor_column
 
@@ -183,6 +183,7 @@ def figure_alignment(
         _level_axis(below, table)
     axes[0, 0].set_ylim(0, 1.02)
     axes[0, 0].set_ylabel("alignment ‖PE‖$_F^2$ / m\nwith the basis")
+    axes[1, 0].set_ylim(bottom=min(0, axes[1, 0].get_ylim()[0]))
     axes[1, 0].set_ylabel("share of the curvature\nin the basis")
     handles = [
         Line2D([], [], color=ends["low"], label="softest eigenspace (lowest λ)"),
@@ -236,9 +237,9 @@ def figure_tracking(
     if not np.isnan(chance):
         bar.ax.axhline(chance, color="white", linestyle="--", linewidth=1)
         foot += f"; dashed on the colour bar: chance m/d = {chance:.2g}"
-    undefined = _of(table, "level_overlap", "low")["reason"].dropna()
-    if len(undefined):
-        foot += f"; –: {undefined.iloc[0]}"
+    if any(text.get_text() == "–" for ax in axes for text in ax.texts):
+        reasons = table["reason"].drop_null().unique().to_pylist()
+        foot += f"; –: {'; '.join(reasons)}"
     return _finished(figure, title, note, foot)
 
 
@@ -323,19 +324,19 @@ def _points(table: pa.Table, point_kind: str) -> str:
 def _finished(figure: Figure, title: str, note: str, foot: str, handles: Sequence[Artist] = ()) -> Figure:
     """Grow the figure by room for title and note above, and for a legend and what was drawn below."""
     width, height = figure.get_size_inches()
-    lines = textwrap.wrap(note, int(CHARACTERS_PER_INCH * width))
+    notes, feet = (textwrap.wrap(text, int(CHARACTERS_PER_INCH * width)) for text in (note, foot))
     columns = 3 if len(handles) > 4 else 2
-    heading = 1.2 * LINE * bool(title)
-    above, below = heading + LINE * len(lines), LINE * (1.5 + -(-len(handles) // columns))
+    heading, footing = 1.2 * LINE * bool(title), LINE * (len(feet) + 0.3)
+    above, below = heading + LINE * len(notes), footing + LINE * -(-len(handles) // columns)
     total = height + above + below
     figure.set_size_inches(width, total)
     figure.get_layout_engine().set(rect=(0, below / total, 1, height / total))
     left = 0.1 / width
     figure.text(left, 1 - 0.06 / total, title, va="top", fontsize=10, fontweight="bold")
-    figure.text(left, 1 - (0.06 + heading) / total, "\n".join(lines), va="top", fontsize=8, color="0.3")
-    figure.text(left, 0.06 / total, foot, va="bottom", fontsize=7, color="0.3")
+    figure.text(left, 1 - (0.06 + heading) / total, "\n".join(notes), va="top", fontsize=8, color="0.3")
+    figure.text(left, 0.06 / total, "\n".join(feet), va="bottom", fontsize=7, color="0.3")
     if handles:
-        anchor = (0.5, 1.2 * LINE / total)
+        anchor = (0.5, footing / total)
         figure.legend(
             handles=handles, loc="lower center", bbox_to_anchor=anchor, ncols=columns
         ).set_in_layout(False)
