@@ -327,7 +327,8 @@ def _finished(figure: Figure, title: str, note: str, foot: str, handles: Sequenc
     notes, feet = (textwrap.wrap(text, int(CHARACTERS_PER_INCH * width)) for text in (note, foot))
     columns = 3 if len(handles) > 4 else 2
     heading, footing = 1.2 * LINE * bool(title), LINE * (len(feet) + 0.3)
-    above, below = heading + LINE * len(notes), footing + LINE * -(-len(handles) // columns)
+    legend = LINE * (-(-len(handles) // columns) + 0.4) if handles else 0
+    above, below = heading + LINE * len(notes), footing + legend
     total = height + above + below
     figure.set_size_inches(width, total)
     figure.get_layout_engine().set(rect=(0, below / total, 1, height / total))
