@@ -194,12 +194,10 @@ def test_the_chosen_penalty_has_the_least_error_on_missing_entries(generator):
     x = problems.x.view_as(mask)
     penalties = choose_penalties(problems)
     assert all(high == pytest.approx(2 * low) for high, low in pairwise(penalties))
-    chosen = missing_mse(soft_impute(x, mask, penalties[-1]), problems)
-    rivals = [
-        missing_mse(soft_impute(x, mask, penalties[-1] * factor), problems) for factor in (1 / 4, 1 / 2, 2, 4)
-    ]
-    assert chosen < 1.001 * min(rivals)
-    assert chosen < 0.95 * max(rivals)
+    further = [*penalties, penalties[-1] / 2, penalties[-1] / 4]
+    errors = [missing_mse(completed, problems) for completed in soft_impute_path(x, mask, further)]
+    assert errors[len(penalties) - 1] == min(errors)
+    assert min(errors) < 0.9 * errors[0]
 
 
 def test_soft_impute_completes_noise_free_rank_one_matrices_far_better_than_the_other_baselines(seed):

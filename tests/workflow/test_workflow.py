@@ -22,6 +22,7 @@ SMALL = {
 }
 HESSIAN = {"hessian_block": 2, "hessian_gather": 3, "hessian_figures": 1}
 EVERYTHING = {"problems": 1, "competence": 1, "points": 2, "gradients": 2, **HESSIAN}
+OTHER_RECIPE = {"problems": MODEL, "hidden": 8, "phases": [{"steps": 9, "learning_rate": 0.1, "contrastive": True}]}
 TARGETS = {"all", "cards", "exp001", "hessian"}
 
 
@@ -182,7 +183,7 @@ def test_an_edit_of_the_library_reruns_exactly_what_depends_on_it(project, path,
         ("points", {"seed": 9}, {"points": 2, "gradients": 2, **HESSIAN}),
         ("competence", {"seed": 9}, {"competence": 1, "hessian_figures": 1}),
         ("sampling", {"seed": 9}, {**EVERYTHING, "competence": 0}),
-        ("training", {}, {}),
+        ("training", {"other": OTHER_RECIPE}, {}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
