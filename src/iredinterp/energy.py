@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from iredinterp.ired.checkpoint import Checkpoint, load_checkpoint
@@ -198,11 +199,11 @@ class MLPEnergy(Energy):
         if basis is not None:
             first = basis.mT @ first
         scaled = first * swish_slope(a.z1).unsqueeze(-2)
-        second = scaled @ weights["fc2.weight"].mT
+        second = F.linear(scaled, weights["fc2.weight"])
         torch.mul(second, (a.gain2 * swish_slope(a.z2)).unsqueeze(-2), out=scaled)
-        third = scaled @ weights["fc3.weight"].mT
+        third = F.linear(scaled, weights["fc3.weight"])
         torch.mul(third, (a.gain3 * swish_slope(a.z3)).unsqueeze(-2), out=scaled)
-        output = scaled @ weights["fc4.weight"].mT
+        output = F.linear(scaled, weights["fc4.weight"])
         layers = [
             (first.expand(len(y), -1, -1), r.h1 * swish_curvature(a.z1)),
             (second, r.h2 * swish_curvature(a.z2) * a.gain2.square()),
