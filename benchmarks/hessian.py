@@ -139,7 +139,8 @@ def build_section(n, weights, dtype, energy, points, rounds, clock) -> str:
             "",
             f"Best autograd build of each round ÷ closed form: {ratio(best, seconds['closed form'])}. "
             f"The closed form's {flops / 1e9:.3g} GFLOP per Hessian run at "
-            f"{100 * statistics.median(shares):.0f} % of the GEMM rate of the same rounds ({rate:.0f} GFLOP/s).",
+            f"{100 * statistics.median(shares):.0f} % of the GEMM rate of the same rounds "
+            f"({rate:.0f} GFLOP/s).",
         ]
     )
 
@@ -258,9 +259,9 @@ def introduction(options) -> str:
     version = torch.__version__.split("+")[0]
     return (
         f"Written by `make benchmark` (torch {version}, {options.rounds} rounds, hidden {HIDDEN}, inversion; "
-        "trained: a short run of the denoising loss). Medians over rounds; in brackets the range. All methods "
-        "of a table alternate within one process; absolute times depend on the machine and its load, the ratios "
-        "much less."
+        "trained: a short run of the denoising loss). Medians over rounds; in brackets the range. All "
+        "methods of a table alternate within one process; absolute times depend on the machine and its "
+        "load, the ratios much less."
     )
 
 

@@ -22,7 +22,11 @@ SMALL = {
 }
 HESSIAN = {"hessian_block": 2, "hessian_gather": 3, "hessian_figures": 1}
 EVERYTHING = {"problems": 1, "competence": 1, "points": 2, "gradients": 2, **HESSIAN}
-OTHER_RECIPE = {"problems": MODEL, "hidden": 8, "phases": [{"steps": 9, "learning_rate": 0.1, "contrastive": True}]}
+OTHER_RECIPE = {
+    "problems": MODEL,
+    "hidden": 8,
+    "phases": [{"steps": 9, "learning_rate": 0.1, "contrastive": True}],
+}
 TARGETS = {"all", "cards", "exp001", "hessian"}
 
 
