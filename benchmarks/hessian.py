@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from iredinterp.spectrum import spectra
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
@@ -28,6 +27,7 @@ from iredinterp.ired.model import EnergyMLP
 from iredinterp.ired.tasks import ProblemSpec, draw_problems
 from iredinterp.ired.training import Phase, Recipe, initial_state, train
 from iredinterp.points import q_sample
+from iredinterp.spectrum import spectra
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 HIDDEN = 512
