@@ -426,14 +426,17 @@ def test_bases_come_from_the_signal_where_there_is_one(generator):
     torch.testing.assert_close(value(first, "alignment", "row/low"), value(second, "alignment", "row/low"))
 
 
-def test_rank_defaults_to_that_of_the_problems(generator):
+def test_rank_defaults_to_that_of_the_problems_or_to_one(generator):
     problems = random_problems(generator, 2)
     given, default = (
         tables_of(planted(None), problems, keys=KEYS | {"rank": 2}, rank=q)[1] for q in (2, None)
     )
     assert given.equals(default)
-    with pytest.raises(ConfigError, match=r"no single rank of the points.*give a number"):
-        tables_of(planted(None), problems, rank=None)
+    given, default = (tables_of(planted(None), problems, rank=q)[1] for q in (1, None))
+    assert given.equals(default)
+    mixed = [points_table(planted(None), problems, KEYS | {"rank": q}, ["q_sample"], 0) for q in (1, 2)]
+    with pytest.raises(ConfigError, match=r"points of several ranks.*give a number"):
+        spectrum_tables(planted(None), pa.concat_tables(mixed), problems, vectors=3)
 
 
 def test_incomplete_engine_gives_extremes_and_reasons(generator):

@@ -34,6 +34,7 @@ from iredinterp.points import point_tensors
 from iredinterp.spectrum import ENGINES, Spectra, spectra
 from iredinterp.tables import Metric, tensor_array, tidy
 
+DEFAULT_RANK = 1
 # The sign with which an eigenvalue known to be among the largest in magnitude is the extreme one.
 EXTREMES = {"scaled_min": -1, "scaled_max": 1, "stability": 1}
 
@@ -59,7 +60,7 @@ def spectrum_tables(
         engine: one of `iredinterp.spectrum.ENGINES`. Alignments need one that forms H.
         vectors: m, dimension of the eigenspace at either end, 0 … d − 1.
         count: eigenvalues wanted of an engine that does not give all; the others ignore it.
-        rank: q of the geometric bases; the one `rank` of the points if not given.
+        rank: q of the geometric bases; if not given, the `rank` of the points, or 1 where they have none.
         chunk: points per call of the engine.
         **options: of the engine.
 
@@ -236,11 +237,9 @@ def _basis_rank(points: pa.Table, rank: int | None) -> int:
     if rank is not None:
         return rank
     ranks = points["rank"].unique().to_pylist() if "rank" in points.column_names else [None]
-    if len(ranks) != 1 or ranks[0] is None:
-        raise ConfigError(
-            f"hessian: rank: found null and no single rank of the points ({ranks}); give a number"
-        )
-    return ranks[0]
+    if len(ranks) != 1:
+        raise ConfigError(f"hessian: rank: found null, and points of several ranks ({ranks}); give a number")
+    return ranks[0] or DEFAULT_RANK
 
 
 def _shape_metrics(component: str, eigenvalues: Tensor, tolerance: Tensor) -> list[Metric]:
