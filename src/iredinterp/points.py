@@ -58,7 +58,7 @@ def q_sample(y_star: Tensor, t: Tensor | int, noise: Tensor, schedule: Schedule)
 
 
 def perturbed(y: Tensor, radius: float, generator: torch.Generator) -> Tensor:
-    """Y displaced by exactly `radius` (Euclidean) in a uniformly random direction; y is (B, d)."""
+    """Points y displaced by exactly `radius` (Euclidean) in a uniformly random direction; y is (B, d)."""
     direction = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.device, y.dtype)
     return y + radius * direction / direction.norm(dim=-1, keepdim=True)
 
@@ -243,7 +243,7 @@ def gradients_table(energy: Energy, points: pa.Table, problems: pa.Table) -> pa.
 
 
 def point_tensors(energy: Energy, points: pa.Table, problems: pa.Table) -> tuple[Tensor, Tensor, Tensor]:
-    """X (B, d_x), y (B, d) and t (B,) of a points table, in the precision and on the device of the energy.
+    """What a points table says of x (B, d_x), y (B, d) and t (B,), as the energy wants them.
 
     Raises:
         ConfigError: a point names a problem that the problems table lacks.
