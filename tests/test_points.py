@@ -146,13 +146,12 @@ def test_splitting_the_problems_into_blocks_changes_no_point(network, seed):
         table.take(pc.sort_indices(table, [(key, "ascending") for key in keys])) for table in (whole, parts)
     )
     assert whole.select(keys).equals(parts.select(keys))
-    # A minimum is found to 1e-8 in ∇E; its place is only as sharp as the weak curvature of a random network.
-    settled = torch.from_numpy(pc.fill_null(whole["converged"], True).to_numpy(zero_copy_only=False).copy())
-    tolerance = torch.where(
-        torch.from_numpy(pc.equal(whole["point_kind"], "minimum").to_numpy().copy()), 1e-2, 1e-9
-    )
+    # Rounding depends on the size of a block, and decides the sampler's accept rule where two energies tie.
+    tolerance = {"q_sample": 1e-12, "trajectory": 1e-5, "minimum": 1e-6}
+    limits = torch.tensor([tolerance[kind] for kind in whole["point_kind"].to_pylist()])
+    settled = torch.tensor([converged is not False for converged in whole["converged"].to_pylist()])
     difference = (tensor_column(whole, "y") - tensor_column(parts, "y")).abs().amax((1, 2))
-    assert (difference <= tolerance)[settled].all()
+    assert (difference <= limits)[settled].all()
 
 
 def test_gradients_table_holds_the_energy_and_gradient_of_its_points(network, seed):

@@ -166,8 +166,9 @@ def points_table(
 ) -> pa.Table:
     """Points of the chosen kinds at every level of every problem.
 
-    Noise depends on (seed, problem, draw) alone: it is shared by all levels and all models, and the way
-    problems are split into blocks changes nothing.
+    Noise depends on (seed, problem, draw) alone: it is shared by all levels and all models, however the
+    problems are split into blocks. Trajectories depend on the split by rounding only, some 1e-7 where two
+    energies tie in the sampler's accept rule.
 
     Args:
         energy: the landscape, which sets the levels, the trajectories and the minima.
