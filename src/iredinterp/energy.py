@@ -1,8 +1,8 @@
 """The energy of a model as every analysis sees it: (x, y, t) → E, ∇_yE, ∇²_yE.
 
-`MLPEnergy` differentiates IRED's network in closed form; `CallableEnergy` takes any function of
-(x, y, t) through torch.func. Only differences of E within one (x, t) are comparable: training leaves an
-unidentified offset c(x, t).
+`MLPEnergy` differentiates IRED's network in closed form; `ClosedFormEnergy` is for formulas; `CallableEnergy`
+takes any function of (x, y, t) through torch.func. Only differences of E within one (x, t) are comparable:
+training leaves an unidentified offset c(x, t).
 """
 
 from __future__ import annotations
@@ -275,6 +275,63 @@ class CallableEnergy(Energy):
             energy = self.function(x, point, t).sum()
             (gradient,) = torch.autograd.grad(energy, point, create_graph=True)
         return _graph_hvp(gradient, point)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedFormEnergy(Energy):
+    """Base of energies known by a formula: a subclass writes E, ∇_yE and ∇²_yE, the rest follows.
+
+    Args:
+        dim_x: d_x.
+        dim_y: d.
+        schedule: its levels; the official ten if not given.
+        dtype: precision x and y are given in.
+        device: where x and y live.
+    """
+
+    dim_x: int
+    dim_y: int
+    schedule: Schedule = field(default_factory=cosine_schedule)
+    dtype: torch.dtype = torch.float64
+    device: torch.device | str = "cpu"
+
+    def __post_init__(self):
+        object.__setattr__(self, "device", torch.device(self.device))
+        object.__setattr__(self, "schedule", self.schedule.to(self.dtype, self.device))
+
+    @abstractmethod
+    def function(self, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
+        """E, (B,), for x (B, d_x), y (B, d) and t (B,), in operations that autograd and vmap can follow."""
+
+    @abstractmethod
+    def gradient_formula(self, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
+        """∇_yE, (B, d), from its formula."""
+
+    @abstractmethod
+    def hessian_formula(self, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
+        """∇²_yE, (B, d, d), from its formula."""
+
+    @torch.no_grad()
+    def energy(self, x: Tensor, y: Tensor, t: Tensor | int) -> Tensor:
+        """E, (B,)."""
+        return self.function(x, y, checked_levels(y, t, self.schedule))
+
+    @torch.no_grad()
+    def energy_and_gradient(self, x: Tensor, y: Tensor, t: Tensor | int) -> tuple[Tensor, Tensor]:
+        """E, (B,), and ∇_yE, (B, d)."""
+        t = checked_levels(y, t, self.schedule)
+        return self.function(x, y, t), self.gradient_formula(x, y, t)
+
+    @torch.no_grad()
+    def hessian(self, x: Tensor, y: Tensor, t: Tensor | int, basis: Tensor | None = None) -> Tensor:
+        """∇²_yE, (B, d, d); compressed to (B, k, k) with a basis."""
+        hessian = self.hessian_formula(x, y, checked_levels(y, t, self.schedule))
+        return hessian if basis is None else basis.mT @ hessian @ basis
+
+    def hvp_operator(self, x: Tensor, y: Tensor, t: Tensor | int) -> Callable[[Tensor], Tensor]:
+        """The product v ↦ ∇²_yE v with the Hessians kept."""
+        hessian = self.hessian(x, y, t)
+        return lambda v: (hessian @ v.unsqueeze(-1)).squeeze(-1)
 
 
 def autograd_hessian(

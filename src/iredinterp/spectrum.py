@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from iredinterp.energy import CallableEnergy, Energy, MLPEnergy, autograd_hessian, checked_levels
+from iredinterp.energy import (
+    CallableEnergy,
+    ClosedFormEnergy,
+    Energy,
+    MLPEnergy,
+    autograd_hessian,
+    checked_levels,
+)
 from iredinterp.errors import EngineError
 from iredinterp.linalg import lanczos, random_vectors
 
@@ -291,7 +298,7 @@ ENGINES = {
 def _function(energy: Energy, engine: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     if isinstance(energy, MLPEnergy):
         return energy.model.energy
-    if isinstance(energy, CallableEnergy):
+    if isinstance(energy, CallableEnergy | ClosedFormEnergy):
         return energy.function
     raise EngineError(
         f"engine {engine!r} differentiates a function and {type(energy).__name__} offers none: wrap it in a "

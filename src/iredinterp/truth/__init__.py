@@ -1,0 +1,1 @@
+"""Models whose answers are known, for every analysis to be tried on."""
