@@ -42,7 +42,7 @@ class Checkpoint:
     """One network out of a checkpoint file, with its identity.
 
     Attributes:
-        model: the network, float32, on the CPU.
+        model: the network on the CPU, float32 unless the file holds float64.
         weights: "ema" (what the official evaluation uses) or "raw" (the online weights).
         step: optimiser step at which the file was saved.
         sha256: of the file.
@@ -76,8 +76,10 @@ def load_checkpoint(path: str | Path, weights: str = "ema") -> Checkpoint:
     read = _read_safetensors if path.suffix == ".safetensors" else _read_official
     parameters, buffers, step, record = read(path, weights)
     _check_parameters(path, weights, parameters)
-    schedule = _schedule(path, buffers)
-    parameters = {name: value.to(torch.float32) for name, value in parameters.items()}
+    kept = {value.dtype for value in parameters.values()} == {torch.float64}
+    precision = torch.float64 if kept else torch.float32
+    parameters = {name: value.to(precision) for name, value in parameters.items()}
+    schedule = _schedule(path, buffers).to(precision)
     return Checkpoint(EnergyMLP(parameters, schedule), weights, step, sha256, record)
 
 
