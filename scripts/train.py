@@ -12,11 +12,11 @@ if __name__ == "__main__":
     params = snakemake.params
     with run_log(snakemake.log[0], snakemake.threads):
         settings = dict(params.recipe) | {"problems": params.spec}
-        seeds = settings.pop("seeds")
+        seeds, precision = settings.pop("seeds"), settings.pop("precision")
         recipe = Recipe.from_dict(settings)
         saved = Path(snakemake.output.history).with_suffix(".state.pt")
         state = run_recipe(recipe, seeds, saved, resolve_device(params.device), progress)
-        save_networks(state, snakemake.wildcards.recipe, snakemake.output.checkpoints)
+        save_networks(state, snakemake.wildcards.recipe, snakemake.output.checkpoints, precision)
         footer = provenance(recipe.to_dict() | {"seeds": seeds}, code=params.code)
         write_table(history_table(state), snakemake.output.history, footer)
         saved.unlink(missing_ok=True)

@@ -59,6 +59,7 @@ class Recipe:
         warmup: steps of linear warm-up at the start of each phase.
         ema_decay: per-step decay of the averaged weights.
         clip: largest gradient norm, per seed.
+        permuted: give every x the answer of another problem, so that only the law of y* can be learnt.
     """
 
     problems: ProblemSpec
@@ -68,6 +69,7 @@ class Recipe:
     warmup: int = 100
     ema_decay: float = 0.995
     clip: float = 1.0
+    permuted: bool = False
 
     @classmethod
     def from_dict(cls, values: Mapping) -> Recipe:
@@ -259,11 +261,20 @@ def run_recipe(
     return state
 
 
-def save_networks(state: TrainingState, name: str, folder: str | Path) -> list[Path]:
-    """Write the averaged weights of every seed as `folder/NAME-seedS.safetensors`; returns the paths."""
+def save_networks(
+    state: TrainingState, name: str, folder: str | Path, precision: str = "float32"
+) -> list[Path]:
+    """Write the averaged weights of every seed as `folder/NAME-seedS.safetensors`; returns the paths.
+
+    Args:
+        state: a run.
+        name: of the recipe.
+        folder: where to write.
+        precision: "float32", or "float16" for files of half the size, whose weights are rounded to 11 bits.
+    """
     paths = []
     for index, seed in enumerate(state.seeds):
-        ema = {key: value[index] for key, value in state.ema.items()}
+        ema = {key: value[index].to(getattr(torch, precision)) for key, value in state.ema.items()}
         record = {"recipe": state.recipe.to_dict(), "seed": seed}
         paths.append(Path(folder) / f"{name}-seed{seed}.safetensors")
         save_checkpoint(paths[-1], {"ema": ema}, cosine_schedule(), state.step, record)
@@ -327,7 +338,8 @@ def _draw_batch(
         problems = draw_problems(recipe.problems, recipe.batch, generator)
         t = torch.randint(schedule.levels, shape[:1], generator=generator)
         noise = torch.randn(2, *shape, generator=generator)
-        draws.append((problems.x.float(), problems.y_star.float(), t, noise[0], noise[1]))
+        y_star = problems.y_star.roll(1, 0) if recipe.permuted else problems.y_star
+        draws.append((problems.x.float(), y_star.float(), t, noise[0], noise[1]))
     return tuple(torch.stack(column).to(device) for column in zip(*draws, strict=True))
 
 
