@@ -1,0 +1,60 @@
+"""From metric tables to one number per hypothesis, seed, problem and condition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from iredinterp.evidence.hypotheses import Hypothesis, Registration
+from iredinterp.evidence.statistics import level_statistic
+from iredinterp.evidence.verdicts import SAMPLE_KEYS
+from iredinterp.tables import read_table
+
+GROUP = ["task", "family", "condition", "seed", "problem_id"]
+COLUMNS = [*GROUP, "t", "sigma", "point_kind", "metric", "component", "value"]
+
+
+def read_samples(registration: Registration, tables: Mapping[str, Iterable[str | Path]]) -> pd.DataFrame:
+    """The registered statistic of every hypothesis whose analysis was run.
+
+    Args:
+        registration: the hypotheses.
+        tables: by name of the analysis, its metric tables, of any models, conditions and problems.
+
+    Returns:
+        The samples that `iredinterp.evidence.verdicts.judge` takes.
+
+    Raises:
+        TableError: a file is no metric table.
+    """
+    parts = []
+    for analysis, paths in tables.items():
+        hypotheses = [entry for entry in registration.hypotheses if entry.analysis == analysis]
+        for path in paths if hypotheses else ():
+            table = read_table(path, COLUMNS)
+            parts += [samples_of(hypothesis, table) for hypothesis in hypotheses]
+    empty = pd.DataFrame(columns=[*SAMPLE_KEYS, "value"])
+    return pd.concat(parts, ignore_index=True) if parts else empty
+
+
+def samples_of(hypothesis: Hypothesis, table: pa.Table) -> pd.DataFrame:
+    """Its statistic for every task it speaks of, condition it compares, seed and problem of a metric table.
+
+    Args:
+        hypothesis: says which metric, component and kind of point.
+        table: columns `COLUMNS`. A model without a training seed counts as seed 0 of its family.
+    """
+    wanted = {"metric": hypothesis.metric, "component": hypothesis.component}
+    wanted |= {"point_kind": hypothesis.point_kind}
+    for column, value in wanted.items():
+        table = table.filter(pc.equal(table[column], value))
+    table = table.filter(pc.is_in(table["task"], pa.array(hypothesis.tasks)))
+    table = table.filter(pc.is_in(table["condition"], pa.array(hypothesis.conditions)))
+    frame = table.select([*GROUP, "t", "sigma", "value"]).to_pandas()
+    frame["seed"] = frame["seed"].fillna(0).astype(int)
+    found = level_statistic(frame, hypothesis.statistic, GROUP).drop(columns="levels")
+    return found.assign(hypothesis=hypothesis.id)[[*SAMPLE_KEYS, "value"]]
