@@ -1,6 +1,8 @@
-"""Energies and gradients at one block of points."""
+"""Energies and gradients of one model under one condition, at one block of points."""
 
+from iredinterp.conditions import setting
 from iredinterp.energy import load_energy
+from iredinterp.ired.tasks import ProblemSpec
 from iredinterp.points import gradients_table
 from iredinterp.provenance import provenance
 from iredinterp.runlog import run_log
@@ -9,9 +11,11 @@ from iredinterp.tables import read_table, write_table
 if __name__ == "__main__":
     inputs, params = snakemake.input, snakemake.params
     with run_log(snakemake.log[0], snakemake.threads):
-        energy = load_energy(inputs.checkpoint, params.weights, device=params.device)
+        model = load_energy(inputs.checkpoint, params.weights, device=params.device)
+        spec, problems = ProblemSpec.from_dict(params.spec), read_table(inputs.problems[0])
+        here = setting(snakemake.wildcards.condition, model, spec, problems, **params.conditions)
         write_table(
-            gradients_table(energy, read_table(inputs.points[0]), read_table(inputs.problems[0])),
+            gradients_table(here.energy, read_table(inputs.points[0]), here.problems),
             snakemake.output[0],
             provenance({"weights": params.weights}, inputs=dict(inputs.items()), code=params.code),
         )

@@ -1,6 +1,6 @@
 """EXP-001: figures of one model."""
 
-from iredinterp.analyses.hessian import figures
+from iredinterp.analyses.hessian.drawing import figures
 from iredinterp.cards import sentence_of
 from iredinterp.figures import save_figure
 from iredinterp.runlog import run_log
@@ -11,5 +11,7 @@ if __name__ == "__main__":
     with run_log(snakemake.log[0], snakemake.threads):
         note = sentence_of(read_table(inputs.competence))
         tables = [read_table(path) for path in (inputs.spectra, inputs.metrics, inputs.tracking)]
-        for name, figure in figures(*tables, title=snakemake.wildcards.model, note=note).items():
+        oracle = [read_table(path) for path in inputs.oracle]
+        title = f"{snakemake.wildcards.model} ({snakemake.wildcards.condition})"
+        for name, figure in figures(*tables, oracle, title, note).items():
             save_figure(figure, *(path for path in snakemake.output if f"/{name}." in path))

@@ -1,5 +1,6 @@
-"""Points of one model for one block of problems."""
+"""Points of one model under one condition, for one block of problems."""
 
+from iredinterp.conditions import setting
 from iredinterp.energy import load_energy
 from iredinterp.ired.tasks import ProblemSpec
 from iredinterp.points import model_keys, points_table
@@ -8,14 +9,14 @@ from iredinterp.runlog import run_log
 from iredinterp.tables import read_table, write_table
 
 if __name__ == "__main__":
-    params, wildcards = snakemake.params, snakemake.wildcards
+    inputs, params, wildcards = snakemake.input, snakemake.params, snakemake.wildcards
     with run_log(snakemake.log[0], snakemake.threads):
-        energy = load_energy(snakemake.input.checkpoint, params.weights, device=params.device)
-        start = int(wildcards.block) * params.block
-        problems = read_table(snakemake.input.problems[0]).slice(start, params.block)
-        keys = model_keys(wildcards.model, energy, ProblemSpec.from_dict(params.spec))
-        write_table(
-            points_table(energy, problems, keys, **params.points),
-            snakemake.output[0],
-            provenance(params.points, params.points["seed"], dict(snakemake.input.items()), params.code),
-        )
+        model = load_energy(inputs.checkpoint, params.weights, device=params.device)
+        spec, condition = ProblemSpec.from_dict(params.spec), wildcards.condition
+        here = setting(condition, model, spec, read_table(inputs.problems[0]), **params.conditions)
+        keys = model_keys(wildcards.model, model, spec, condition, **params.replicate)
+        problems = here.problems.slice(int(wildcards.block) * params.block, params.block)
+        points = {"kinds": list(params.kinds), "draws": params.draws, "seed": params.seed}
+        table = points_table(here.energy, problems, keys, **points)
+        footer = provenance(points, params.seed, dict(inputs.items()), params.code)
+        write_table(table, snakemake.output[0], footer)

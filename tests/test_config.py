@@ -1,18 +1,29 @@
 """The configuration, its schema and its manual say the same; names that lead nowhere are refused."""
 
+import copy
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from snakemake.utils import validate
 
-from iredinterp.config import check_config
-from iredinterp.errors import ConfigError
+from iredinterp.config import (
+    CONDITIONS,
+    check_config,
+    expanded_models,
+    selected_models,
+    undefined_condition,
+)
+from iredinterp.errors import ConfigError, TaskError
+from iredinterp.ired.tasks import ProblemSpec
+from iredinterp.truth.oracle import BayesOracle
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
 CONFIG = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+FAMILY = "inverse-n5"
 MANUAL = (ROOT / "config/README.md").read_text()
 
 
@@ -80,12 +91,21 @@ def test_every_default_value_a_user_sees_is_the_schema_default():
 
 
 def test_every_key_of_the_schema_is_read_by_a_rule():
-    rules = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
+    # What the models of a family are is worked out in one place, for all rules.
+    rules = (ROOT / "src/iredinterp/config.py").read_text()
+    rules += "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
     for section, entry in SCHEMA["properties"].items():
         whole = re.search(rf'config\["{section}"\](?!\[)|lookup\("{section}/\{{\w+\}}"', rules)
         for key in entry.get("properties", {}):
             assert whole or f'config["{section}"]["{key}"]' in rules, f"{section}.{key}"
         assert whole or f'config["{section}"]' in rules or f'"{section}/' in rules, section
+
+
+def filled(**changes):
+    """The default configuration with changes, every default of the schema in its place."""
+    config = copy.deepcopy(CONFIG) | changes
+    validate(config, ROOT / "workflow/schemas/config.schema.yaml")
+    return config
 
 
 @pytest.mark.parametrize(
@@ -95,23 +115,111 @@ def test_every_key_of_the_schema_is_read_by_a_rule():
             {"models": {"mine": {"checkpoint": "a.pt", "problems": "other"}}},
             "models.mine.problems: 'other' is not",
         ),
-        ({"training": {"mine": {"problems": "other"}}}, "training.mine.problems: 'other' is not"),
+        (
+            {"training": {"mine": CONFIG["training"][FAMILY] | {"problems": "other"}}},
+            "training.mine.problems: 'other' is not",
+        ),
         ({"select": ["mine"]}, "select: 'mine' is not defined under models; defined are addition-n5"),
         (
-            {"models": {"mine": {"checkpoint": "a.pt", "problems": "inverse-n5"}}},
+            {"models": {"mine": {"checkpoint": "a.pt", "problems": FAMILY}}, "select": []},
             "models.mine.checkpoint: no file 'a.pt'",
         ),
+        (
+            {
+                "models": {FAMILY: CONFIG["models"][FAMILY] | {"permuted": "b-{seed}.pt"}},
+                "select": [FAMILY],
+            },
+            "models.inverse-n5.permuted: no file 'b-0.pt'",
+        ),
+        (
+            {"models": {"mine": {"checkpoint": "a.pt", "seeds": [1], "problems": FAMILY}}},
+            "models.mine.checkpoint: found 'a.pt' with seeds [1]; write {seed} in the path exactly if",
+        ),
+        (
+            {"models": {"mine": {"checkpoint": "a-{seed}.pt", "problems": FAMILY}}},
+            "models.mine.checkpoint: found 'a-{seed}.pt' with seeds []",
+        ),
+        (
+            {
+                "models": {
+                    "planted-inverse-n5": CONFIG["models"][FAMILY]
+                    | {"seeds": [], "checkpoint": "a.pt", "permuted": None}
+                }
+            },
+            "models.planted-inverse-n5: this name is taken by the planted network of inverse-n5",
+        ),
     ],
-    ids=["problems", "training", "select", "file"],
+    ids=["problems", "training", "select", "file", "permuted", "seeds", "no-seeds", "planted"],
 )
 def test_names_that_lead_nowhere_are_refused_with_their_key(change, message, monkeypatch):
     monkeypatch.chdir(ROOT)
-    check_config(CONFIG)
+    check_config(filled())
     with pytest.raises(ConfigError, match=re.escape(message)):
-        check_config({**CONFIG, **change})
+        check_config(filled(**change))
 
 
 def test_only_selected_models_need_their_file(monkeypatch):
     monkeypatch.chdir(ROOT)
-    absent = {"absent": {"checkpoint": "a.pt", "problems": "inverse-n5"}}
-    check_config({**CONFIG, "models": {**CONFIG["models"], **absent}, "select": ["inverse-n5"]})
+    absent = {"absent": {"checkpoint": "a.pt", "problems": FAMILY}}
+    check_config(filled(models=CONFIG["models"] | absent, select=[FAMILY]))
+
+
+def test_a_family_of_seeds_becomes_one_model_per_seed():
+    models = expanded_models(filled())
+    seeds = CONFIG["models"][FAMILY]["seeds"]
+    assert [name for name in models if name.startswith(FAMILY)] == [f"{FAMILY}-seed{s}" for s in seeds]
+    third = models[f"{FAMILY}-seed3"]
+    assert third["replicate"] == {"family": FAMILY, "seed": 3}
+    assert third["checkpoint"]["random_init"] == f"resources/checkpoints/{FAMILY}-seed3.safetensors"
+    permuted = third["checkpoint"]["permuted_targets"]
+    assert permuted == f"resources/checkpoints/{FAMILY}-permuted-seed3.safetensors"
+    assert set(third["checkpoint"]) == set(CONDITIONS)
+
+
+def test_a_family_or_a_member_can_be_selected():
+    every = selected_models(filled(select=[]))
+    assert len(every) == 24
+    assert not [name for name in every if name.startswith("planted")]
+    assert selected_models(filled(select=[FAMILY])) == [name for name in every if FAMILY in name]
+    assert selected_models(filled(select=["planted-inverse-n20"])) == ["planted-inverse-n20"]
+
+
+def test_a_condition_that_is_undefined_says_why():
+    config = filled(
+        models={
+            "one": {"checkpoint": "a.pt", "problems": FAMILY},
+            "two": {"checkpoint": "b.pt", "problems": "hard"},
+        },
+        problems=CONFIG["problems"] | {"hard": {"task": "completion", "n": 5, "rank": 2}},
+    )
+    assert "models.one.permuted is not set" in undefined_condition("permuted_targets", "one", config)
+    assert undefined_condition("oracle", "one", config) == ""
+    assert "no computable reference" in undefined_condition("oracle_noise", "two", config)
+    assert set(CONDITIONS) - set(expanded_models(config)["two"]["checkpoint"]) == {
+        "permuted_targets",
+        "oracle",
+        "oracle_noise",
+    }
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        {"task": "addition", "n": 5},
+        {"task": "inverse", "n": 5},
+        {"task": "inverse", "n": 5, "kappa": 10.0},
+        {"task": "completion", "n": 5},
+        {"task": "completion", "n": 5, "rank": 1},
+        {"task": "completion", "n": 5, "rank": 2},
+        {"task": "completion", "n": 5, "rank": 1, "noise": 0.1},
+    ],
+    ids=str,
+)
+def test_the_oracle_is_said_to_be_undefined_exactly_where_it_refuses(law):
+    config = filled(models={"one": {"checkpoint": "a.pt", "problems": "law"}}, problems={"law": law})
+    reason = undefined_condition("oracle", "one", config)
+    if reason:
+        with pytest.raises(TaskError):
+            BayesOracle(ProblemSpec.from_dict(law))
+    else:
+        BayesOracle(ProblemSpec.from_dict(law))

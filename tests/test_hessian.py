@@ -8,15 +8,13 @@ import pyarrow as pa
 import pytest
 import torch
 
-from iredinterp.analyses.hessian import (
-    HessianAnalyzer,
+from iredinterp.analyses.hessian import HessianAnalyzer, level_overlap, spectrum_tables
+from iredinterp.analyses.hessian.drawing import (
     figure_alignment,
     figure_spectra,
     figure_summary,
     figure_tracking,
     figures,
-    level_overlap,
-    spectrum_tables,
 )
 from iredinterp.energy import CallableEnergy, MLPEnergy
 from iredinterp.errors import ConfigError, EngineError, TableError
@@ -537,6 +535,67 @@ def test_bad_requests_are_named(generator):
         spectrum_tables(energy, points.slice(0, 0), problems, rank=1)
     with pytest.raises(TableError, match="two spectra have the same keys"):
         spectrum_tables(energy, pa.concat_tables([points, points]), problems, vectors=3, rank=1)
+
+
+def test_distance_to_the_optimum_is_that_of_the_planted_matrices(generator):
+    problems = random_problems(generator, 3)
+    scaled = tensor_column(problems, "x")
+    optimal = symmetric(haar(generator, 3, D, D), torch.linspace(0.5, 1, 3, dtype=torch.float64)[:, None])
+    oracle = planted(optimal)
+    metrics = tables_of(planted(None), problems, oracle=oracle)[1]
+    frame = values(metrics, "oracle_distance")
+    for row, matrix in enumerate(scaled):
+        for t in range(3):
+            expected = np.linalg.norm(matrix - optimal[t]) / np.linalg.norm(optimal[t])
+            found = frame[(frame["problem_id"] == row + 10) & (frame["t"] == t)]
+            assert found["value"].item() == pytest.approx(expected, rel=1e-12)
+            assert found["stderr"].item() == 0
+    y = tensor_column(points_table(planted(None), problems, KEYS, ["q_sample"], 0), "y").flatten(1)
+    t = torch.arange(3).repeat_interleave(3)
+    apart = (scaled.repeat(3, 1, 1) - optimal[t]) / SCHEDULE.sigma[t, None, None] @ y.unsqueeze(-1)
+    found = values(metrics, "oracle_gradient_distance").sort_values(["t", "problem_id"])["value"].to_numpy()
+    np.testing.assert_allclose(found, apart.squeeze(-1).norm(dim=1) / math.sqrt(D), rtol=1e-10)
+
+
+def test_without_a_reference_the_distance_says_so(one_spectrum):
+    for name in ("oracle_distance", "oracle_gradient_distance"):
+        assert reason(one_spectrum[1], name) == "no computable Bayes-optimal reference"
+
+
+def test_the_error_of_a_sampled_reference_goes_with_the_distance(generator):
+    class Sampled(CallableEnergy):
+        def standard_error(self, x, y, t):
+            return torch.full((len(y),), 0.25, dtype=torch.float64)
+
+    exact = planted(None)
+    oracle = Sampled(exact.function, exact.dim_x, exact.dim_y, exact.schedule)
+    metrics = tables_of(exact, random_problems(generator), oracle=oracle)[1]
+    assert (values(metrics, "oracle_distance")["stderr"] == 0.25).all()
+    assert values(metrics, "oracle_gradient_distance")["stderr"].isna().all()
+
+
+def test_every_figure_shows_the_optimum_beside_the_model(generator):
+    problems = random_problems(generator, 4)
+    optimum = torch.linspace(0.4, 2, D, dtype=torch.float64)
+    oracle = planted(symmetric(haar(generator, 3, D, D), optimum))
+    tables, optimal = (tables_of(e, problems, oracle=oracle) for e in (planted(None), oracle))
+    drawn = figures(*tables, optimal)
+    dashed = [line for line in drawn["spectra"].axes[0].lines if line.get_linestyle() == "--"]
+    np.testing.assert_allclose(dashed[0].get_ydata(), optimum, rtol=1e-10)
+    conditioning = [line for line in drawn["summary"].axes[0].lines if line.get_linestyle() == "-."]
+    np.testing.assert_allclose(conditioning[0].get_ydata(), 5, rtol=1e-10)
+    distance = drawn["summary"].axes[3]
+    expected = values(tables[1], "oracle_distance").groupby("t")["value"].median()[::-1]
+    np.testing.assert_allclose(distance.lines[0].get_ydata(), expected)
+    share = values(optimal[1], "curvature_share", "column").groupby("t")["value"].median()[::-1]
+    below = [line.get_ydata() for line in drawn["alignment"].axes[6].lines if line.get_linestyle() == "-."]
+    assert any(np.allclose(line, share) for line in below)
+    overlap = values(optimal[2], "level_overlap", "low")["value"].tolist()
+    overlap += values(optimal[2], "level_overlap", "high")["value"].tolist()
+    foot = " ".join(text.get_text() for text in drawn["tracking"].texts).replace("\n", " ")
+    assert f"Bayes-optimal energy: mean overlap {np.mean(overlap):.2f}" in foot
+    for figure in drawn.values():
+        save_figure(figure)
 
 
 @pytest.fixture

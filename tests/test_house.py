@@ -36,9 +36,11 @@ MAY_IMPORT = {
     "energy": LEAVES | {"ired"},
     "spectrum": LEAVES | {"energy", "linalg", "ired"},
     "points": LEAVES | {"energy", "ired", "tables"},
-    "truth": LEAVES | {"energy", "ired", "truth"},
+    "truth": LEAVES | {"energy", "ired", "tables", "truth"},
+    "conditions": LEAVES | {"energy", "ired", "points", "truth"},
     "analyses": LEAVES | {"energy", "spectrum", "points", "ired", "linalg", "bases", "tables", "figures"},
-    "evidence": LEAVES | {"tables"},
+    "scorecard": LEAVES | {"energy", "ired", "points", "spectrum", "truth", "evidence"},
+    "evidence": LEAVES | {"config", "evidence", "tables"},
 }
 
 

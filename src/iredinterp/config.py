@@ -1,4 +1,4 @@
-"""Checks of the configuration that a JSON schema cannot express: names that must be defined elsewhere."""
+"""What a JSON schema cannot say of the configuration: names defined elsewhere, and what they stand for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from iredinterp.errors import ConfigError
+
+CONDITIONS = (
+    "trained",
+    "random_init",
+    "permuted_weights",
+    "shuffled_x",
+    "permuted_targets",
+    "oracle",
+    "oracle_noise",
+)
 
 
 def check_config(config: Mapping) -> None:
@@ -20,18 +30,108 @@ def check_config(config: Mapping) -> None:
     for section in ("models", "training"):
         for name, entry in config[section].items():
             _require(entry["problems"], config["problems"], f"{section}.{name}.problems", "problems")
-    for name in config["select"]:
-        _require(name, config["models"], "select", "models")
-    for name in config["select"] or config["models"]:
-        checkpoint = config["models"][name]["checkpoint"]
-        if not Path(checkpoint).is_file():
+    for family, entry in config["models"].items():
+        for key in ("checkpoint", "permuted"):
+            path = entry[key]
+            if path is not None and ("{seed}" in path) != bool(entry["seeds"]):
+                raise ConfigError(
+                    f"models.{family}.{key}: found {path!r} with seeds {entry['seeds']}; write {{seed}} in "
+                    f"the path exactly if models.{family}.seeds lists training seeds"
+                )
+    models = expanded_models(config)
+    for name in selected_models(config):
+        family = models[name]["replicate"]["family"]
+        for condition, path in models[name]["checkpoint"].items():
+            if family in config["models"] and not Path(path).is_file():
+                key = "permuted" if condition == "permuted_targets" else "checkpoint"
+                raise ConfigError(
+                    f"models.{family}.{key}: no file {path!r}; give the path of a checkpoint, absolute or "
+                    "relative to the folder snakemake runs in"
+                )
+
+
+def expanded_models(config: Mapping) -> dict[str, dict]:
+    """The models of a configuration, one checkpoint each.
+
+    Args:
+        config: valid by the schema, defaults filled in.
+
+    Returns:
+        By name, `NAME` or, of a family of training seeds, `NAME-seedS`: `replicate` (its family, and its
+        seed or None if the configuration does not say), `problems`, `weights`, `checkpoint` (the file each
+        condition starts from; absent where there is none) and `reference` (the oracle, if it is defined).
+        Every entry of `problems` has its planted network among them.
+    """
+    models = {}
+    for family, entry in config["models"].items():
+        defined = [name for name in CONDITIONS if not undefined_condition(name, family, config)]
+        for seed in entry["seeds"] or [None]:
+            paths = {
+                name: entry["permuted" if name == "permuted_targets" else "checkpoint"] for name in defined
+            }
+            models[family if seed is None else f"{family}-seed{seed}"] = {
+                "replicate": {"family": family, "seed": seed},
+                "problems": entry["problems"],
+                "weights": entry["weights"],
+                "checkpoint": {name: path.replace("{seed}", str(seed)) for name, path in paths.items()},
+                "reference": [name for name in defined if name == "oracle"],
+            }
+    for problems in config["problems"]:
+        name = planted_model(problems)
+        if name in models:
             raise ConfigError(
-                f"models.{name}.checkpoint: no file {checkpoint!r}; give the path of a checkpoint, "
-                f"absolute or relative to the folder snakemake runs in"
+                f"models.{name}: this name is taken by the planted network of {problems}; rename it"
             )
+        models[name] = {
+            "replicate": {"family": name, "seed": config["planted"]["seed"]},
+            "problems": problems,
+            "weights": "ema",
+            "checkpoint": {"trained": f"results/planted/{problems}.safetensors"},
+            "reference": [],
+        }
+    return models
 
 
-def _require(name: str, defined: Mapping, key: str, section: str) -> None:
+def selected_models(config: Mapping) -> list[str]:
+    """Names of the models that `select` names, itself or by their family; all checkpoints if it is empty.
+
+    Raises:
+        ConfigError: `select` names what is not defined.
+    """
+    family = {name: entry["replicate"]["family"] for name, entry in expanded_models(config).items()}
+    for name in config["select"]:
+        _require(name, {*family, *family.values()}, "select", "models")
+    wanted = set(config["select"] or config["models"])
+    return sorted(name for name in family if {name, family[name]} & wanted)
+
+
+def planted_model(problems: str) -> str:
+    """Name of the planted network on which analyses of these problems are calibrated."""
+    return f"planted-{problems}"
+
+
+def undefined_condition(condition: str, family: str, config: Mapping) -> str:
+    """Why a family of models cannot be put under a condition, or nothing if it can.
+
+    Args:
+        condition: one of `CONDITIONS`.
+        family: a name under `models`.
+        config: valid by the schema, defaults filled in.
+    """
+    model = config["models"][family]
+    if condition == "permuted_targets" and model["permuted"] is None:
+        return (
+            f"models.{family}.permuted is not set: train on permuted targets (training.*.permuted) and give "
+            "the checkpoints"
+        )
+    problem = config["problems"][model["problems"]]
+    intractable = problem["task"] == "completion" and (problem["noise"] > 0 or (problem["rank"] or 1) > 1)
+    if condition.startswith("oracle") and intractable:
+        return "no computable reference for completion of rank 2 or more, or from noisy entries"
+    return ""
+
+
+def _require(name: str, defined, key: str, section: str) -> None:
     if name not in defined:
         raise ConfigError(
             f"{key}: {name!r} is not defined under {section}; defined are {', '.join(sorted(defined))}"

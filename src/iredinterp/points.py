@@ -25,6 +25,7 @@ from iredinterp.tables import tensor_array, tensor_column
 # What every table says of the model a row belongs to; null where it does not apply.
 MODEL_KEYS = {
     "model": pa.string(),
+    "family": pa.string(),
     "condition": pa.string(),
     "task": pa.string(),
     "n": pa.int32(),
@@ -116,9 +117,22 @@ def minimum(
 
 
 def model_keys(
-    name: str, energy: MLPEnergy, spec: ProblemSpec, condition: str = "trained"
+    name: str,
+    energy: MLPEnergy,
+    spec: ProblemSpec,
+    condition: str = "trained",
+    family: str | None = None,
+    seed: int | None = None,
 ) -> dict[str, object]:
     """Values of `MODEL_KEYS` for a model from a checkpoint file, analysed on problems of `spec`.
+
+    Args:
+        name: of the model.
+        energy: of its checkpoint.
+        spec: the distribution of the problems.
+        condition: under which it is analysed.
+        family: of networks that differ in their training seed alone; the model itself if not given.
+        seed: training seed; what the checkpoint says if not given.
 
     Raises:
         ConfigError: the network does not fit the problems.
@@ -131,12 +145,13 @@ def model_keys(
         )
     return {
         "model": name,
+        "family": name if family is None else family,
         "condition": condition,
         "task": spec.task,
         "n": spec.n,
         "rank": spec.rank,
         "kappa": spec.kappa,
-        "seed": energy.checkpoint.record.get("seed"),
+        "seed": energy.checkpoint.record.get("seed") if seed is None else seed,
         "step": energy.checkpoint.step,
         "weights": energy.checkpoint.weights,
     }
@@ -179,8 +194,8 @@ def points_table(
         draws: noise draws (and first states) per problem.
 
     Returns:
-        One row per point: keys, problem_id, t, point_kind, draw, converged (null but for minima) and the
-        tensor y (n×m), at the scale of level t.
+        One row per point: keys, problem_id, t, sigma (σ_t), point_kind, draw, converged (null but for minima)
+        and the tensor y (n×m), at the scale of level t.
 
     Raises:
         ConfigError: an unknown kind.
@@ -220,7 +235,8 @@ def points_table(
             else:
                 found = minimum(energy, x, finished, t)
                 y, converged = found.y, found.converged.tolist()
-            parts.append(_rows(keys, ids, t, kind, draw, converged, y.reshape(-1, *matrix_shape)))
+            sigma = float(energy.schedule.sigma[t])
+            parts.append(_rows(keys, ids, t, sigma, kind, draw, converged, y.reshape(-1, *matrix_shape)))
     return pa.concat_tables(parts)
 
 
@@ -292,12 +308,13 @@ def _noise(seed: int, use: str, problem_id: int, draw: int, size: int) -> Tensor
     return torch.randn(size, generator=generator, dtype=torch.float64)
 
 
-def _rows(keys, ids, t: int, point_kind: str, draw, converged, y: Tensor) -> pa.Table:
+def _rows(keys, ids, t: int, sigma: float, point_kind: str, draw, converged, y: Tensor) -> pa.Table:
     count = len(ids)
     columns = {name: pa.array([keys.get(name)] * count, kind) for name, kind in MODEL_KEYS.items()}
     columns |= {
         "problem_id": pa.array(ids, pa.int32()),
         "t": pa.array([t] * count, pa.int32()),
+        "sigma": pa.array([sigma] * count, pa.float64()),
         "point_kind": pa.array([point_kind] * count, pa.string()),
         "draw": pa.array(draw, pa.int32()),
         "converged": pa.array(converged, pa.bool_()),

@@ -13,17 +13,19 @@ import yaml
 from iredinterp.tables import read_provenance, read_table
 
 ROOT = Path(__file__).parents[2]
-MODEL = "inverse-n5"
+MODEL = "inverse-n5-seed0"
+PROBLEMS = "inverse-n5"
 SMALL = {
     "select": [MODEL],
     "sampling": {"count": 4, "block": 2, "seed": 0},
     "points": {"kinds": ["q_sample", "minimum"], "draws": 1, "seed": 0},
     "competence": {"count": 100, "seed": 1},
 }
-HESSIAN = {"hessian_block": 2, "hessian_gather": 3, "hessian_figures": 1}
-EVERYTHING = {"problems": 1, "competence": 1, "points": 2, "gradients": 2, **HESSIAN}
+# The model and its oracle.
+HESSIAN = {"hessian_block": 4, "hessian_gather": 6, "hessian_figures": 1}
+EVERYTHING = {"problems": 1, "competence": 1, "points": 4, "gradients": 2, **HESSIAN}
 OTHER_RECIPE = {
-    "problems": MODEL,
+    "problems": PROBLEMS,
     "hidden": 8,
     "phases": [{"steps": 9, "learning_rate": 0.1, "contrastive": True}],
 }
@@ -100,11 +102,19 @@ def test_every_named_artifact_is_made(built):
     figures = {
         f"{f}.{s}" for f in ("spectra", "summary", "alignment", "tracking") for s in ("pdf", "svg", "png")
     }
-    assert {f"hessian/{MODEL}/figures/{name}" for name in figures} <= names
-    assert {f"hessian/{MODEL}/{table}.parquet" for table in ("spectra", "metrics", "tracking")} <= names
-    assert {f"competence/{MODEL}.parquet", f"competence/{MODEL}.html", f"problems/{MODEL}.parquet"} <= names
+    assert {f"hessian/{MODEL}/trained/figures/{name}" for name in figures} <= names
     assert {
-        f"{kind}/{MODEL}/block-{block}.parquet" for kind in ("points", "gradients") for block in (0, 1)
+        f"hessian/{MODEL}/trained/{table}.parquet" for table in ("spectra", "metrics", "tracking")
+    } <= names
+    assert {
+        f"competence/{MODEL}.parquet",
+        f"competence/{MODEL}.html",
+        f"problems/{PROBLEMS}.parquet",
+    } <= names
+    assert {
+        f"{kind}/{MODEL}/trained/block-{block}.parquet"
+        for kind in ("points", "gradients")
+        for block in (0, 1)
     } <= names
     assert not [name for name in names if name.endswith((".tmp", ".partial"))]
 
@@ -118,7 +128,7 @@ def test_every_table_reads_back_with_its_provenance(built):
 
 
 def test_spectra_cover_every_problem_level_and_kind(built):
-    spectra = read_table(built.folder / f"results/hessian/{MODEL}/spectra.parquet")
+    spectra = read_table(built.folder / f"results/hessian/{MODEL}/trained/spectra.parquet")
     assert spectra.num_rows == 4 * 10 * 2
     keys = spectra.select(["problem_id", "t", "point_kind"]).to_pandas().drop_duplicates()
     assert len(keys) == 4 * 10 * 2
@@ -184,7 +194,7 @@ def test_an_edit_of_the_library_reruns_exactly_what_depends_on_it(project, path,
     ("section", "values", "expected"),
     [
         ("hessian", {"vectors": 4}, HESSIAN),
-        ("points", {"seed": 9}, {"points": 2, "gradients": 2, **HESSIAN}),
+        ("points", {"seed": 9}, {"points": 4, "gradients": 2, **HESSIAN}),
         ("competence", {"seed": 9}, {"competence": 1, "hessian_figures": 1}),
         ("sampling", {"seed": 9}, {**EVERYTHING, "competence": 0}),
         ("training", {"other": OTHER_RECIPE}, {}),
@@ -199,7 +209,7 @@ def test_an_edit_of_the_configuration_reruns_exactly_what_depends_on_it(project,
 def test_another_checkpoint_reruns_everything_of_its_model(project):
     checkpoints = project.folder / "resources/checkpoints"
     other = (checkpoints / "addition-n5-seed0.safetensors").read_bytes()
-    (checkpoints / f"{MODEL}-seed0.safetensors").write_bytes(other)
+    (checkpoints / f"{MODEL}.safetensors").write_bytes(other)
     assert project.planned() == {**{k: v for k, v in EVERYTHING.items() if k != "problems"}}
 
 
@@ -220,8 +230,8 @@ def test_targets_by_name_and_by_path(project):
     assert project.planned("exp001") == EVERYTHING
     assert project.planned("hessian") == EVERYTHING
     assert project.planned("cards") == {"competence": 1}
-    assert project.planned(f"results/points/{MODEL}/block-1.parquet") == {"problems": 1, "points": 1}
-    assert project.planned("trained") == {"train": 3, "trained": 1}
+    assert project.planned(f"results/points/{MODEL}/trained/block-1.parquet") == {"problems": 1, "points": 1}
+    assert project.planned("trained") == {"train": 9, "trained": 1}
 
 
 def test_the_same_inputs_give_the_same_bytes(built, tmp_path):
@@ -234,7 +244,7 @@ def test_the_same_inputs_give_the_same_bytes(built, tmp_path):
 
 def test_the_way_of_splitting_the_problems_changes_no_spectrum(built, project):
     project.configure({"sampling": {"block": 4}})
-    target = f"results/hessian/{MODEL}/spectra.parquet"
+    target = f"results/hessian/{MODEL}/trained/spectra.parquet"
     project.snakemake(target)
     keys = ["problem_id", "t", "point_kind", "scaled"]
     before, after = (read_table(p.folder / target).select(keys).to_pandas() for p in (built, project))
@@ -250,7 +260,7 @@ def test_engines_that_give_only_some_eigenvalues_run_through_to_the_figures(proj
         {"hessian": {"engine": engine, "count": 3, "vectors": 2}, "points": {"kinds": ["q_sample"]}}
     )
     project.configure({"sampling": {"count": 2}})
-    project.snakemake(f"results/hessian/{MODEL}/figures/summary.png")
+    project.snakemake(f"results/hessian/{MODEL}/trained/figures/summary.png")
 
 
 def test_the_report_is_one_offline_page_with_every_figure(built):
@@ -268,7 +278,8 @@ def test_the_bundled_checkpoints_were_trained_by_the_committed_recipes():
     config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
     for name, entry in config["training"].items():
         settings = {**entry, "problems": config["problems"][entry["problems"]]}
-        seeds = settings.pop("seeds")
+        seeds, precision = settings.pop("seeds", [0]), settings.pop("precision")
+        assert precision == "float16"
         for seed in seeds:
             record = load_checkpoint(ROOT / f"resources/checkpoints/{name}-seed{seed}.safetensors").record
             assert record == {"recipe": Recipe.from_dict(settings).to_dict(), "seed": seed}
@@ -303,10 +314,10 @@ def test_a_bad_configuration_is_refused_with_its_key(project, values, message):
 
 def test_a_broken_checkpoint_fails_its_job_with_our_message_and_leaves_no_output(project):
     shutil.rmtree(project.folder / "results")
-    (project.folder / f"resources/checkpoints/{MODEL}-seed0.safetensors").write_bytes(b"not a checkpoint")
-    output = project.snakemake(f"results/points/{MODEL}/block-0.parquet", fails=True)
+    (project.folder / f"resources/checkpoints/{MODEL}.safetensors").write_bytes(b"not a checkpoint")
+    output = project.snakemake(f"results/points/{MODEL}/trained/block-0.parquet", fails=True)
     assert "damaged or not a safetensors file" in output
-    assert "Traceback" not in (project.folder / f"logs/points/{MODEL}/block-0.log").read_text()
+    assert "Traceback" not in (project.folder / f"logs/points/{MODEL}/trained/block-0.log").read_text()
     assert not list((project.folder / "results/points").rglob("*.parquet"))
 
 
@@ -315,13 +326,13 @@ def test_a_checkpoint_of_another_size_is_told_from_its_problems(project):
         {
             "models": {
                 MODEL: {
-                    "checkpoint": f"resources/checkpoints/{MODEL}-seed0.safetensors",
+                    "checkpoint": f"resources/checkpoints/{MODEL}.safetensors",
                     "problems": "inverse-n20",
                 }
             }
         }
     )
-    output = project.snakemake(f"results/points/{MODEL}/block-0.parquet", fails=True)
+    output = project.snakemake(f"results/points/{MODEL}/trained/block-0.parquet", fails=True)
     assert (
         f"models.{MODEL}: the checkpoint takes (d_x, d) = (25, 25), but its problems (inverse, n=20)"
         in output

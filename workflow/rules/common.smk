@@ -4,24 +4,62 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
-from iredinterp.config import check_config
+from iredinterp.config import (
+    CONDITIONS,
+    check_config,
+    expanded_models,
+    selected_models,
+    undefined_condition,
+)
 from iredinterp.errors import IredInterpError
+from iredinterp.evidence.hypotheses import read_hypotheses
 from iredinterp.provenance import code_digest
 
 validate(config, schema="../schemas/config.schema.yaml")
 try:
     check_config(config)
+    read_hypotheses(config["hypotheses"])
 except IredInterpError as error:
     raise WorkflowError(f"configuration: {error}") from None
 
 ROOT = Path(workflow.basedir).parent
-MODELS = config["select"] or sorted(config["models"])
+CHECKPOINTS = expanded_models(config)
+MODELS = selected_models(config)
+FAMILIES = sorted(
+    {CHECKPOINTS[model]["replicate"]["family"] for model in MODELS}
+    & {*config["models"]}
+)
+PROBLEMS = sorted({CHECKPOINTS[model]["problems"] for model in MODELS})
+STUDIES = [
+    (model, condition)
+    for model, entry in sorted(CHECKPOINTS.items())
+    for condition in entry["checkpoint"]
+    if entry["replicate"]["family"] in FAMILIES
+]
+REPRESENTATIVES = [
+    min(
+        model
+        for model, _ in STUDIES
+        if CHECKPOINTS[model]["replicate"]["family"] == name
+    )
+    for name in FAMILIES
+]
+UNDEFINED = [
+    {"family": family, "condition": condition, "reason": reason}
+    for family in FAMILIES
+    for condition in CONDITIONS
+    if (reason := undefined_condition(condition, family, config))
+]
+KINDS = {condition: config["points"]["null_kinds"] for condition in CONDITIONS} | {
+    "trained": config["points"]["kinds"]
+}
 BLOCKS = range(ceil(config["sampling"]["count"] / config["sampling"]["block"]))
 FORMATS = ("pdf", "svg", "png")
 
 
 wildcard_constraints:
-    model="|".join(map(re.escape, sorted(config["models"]))),
+    model="|".join(map(re.escape, sorted(CHECKPOINTS))),
+    condition="|".join(CONDITIONS),
     problems="|".join(map(re.escape, sorted(config["problems"]))),
     recipe="|".join(map(re.escape, sorted(config["training"]))) or "none",
     block=r"\d+",

@@ -1,20 +1,20 @@
 # EXP-001: input-Hessian eigenspectra over the annealing levels.
 rule hessian_block:
     input:
-        checkpoint=lookup("models/{model}/checkpoint", within=config),
+        checkpoint=lookup("{model}/checkpoint/{condition}", within=CHECKPOINTS),
         problems=collect(
             "<results>/problems/{problems}.parquet",
-            problems=lookup("models/{model}/problems", within=config),
+            problems=lookup("{model}/problems", within=CHECKPOINTS),
         ),
         points=rules.points.output,
     output:
-        spectra="<results>/hessian/{model}/blocks/{block}/spectra.parquet",
-        metrics="<results>/hessian/{model}/blocks/{block}/metrics.parquet",
-        tracking="<results>/hessian/{model}/blocks/{block}/tracking.parquet",
+        spectra="<results>/hessian/{model}/{condition}/blocks/{block}/spectra.parquet",
+        metrics="<results>/hessian/{model}/{condition}/blocks/{block}/metrics.parquet",
+        tracking="<results>/hessian/{model}/{condition}/blocks/{block}/tracking.parquet",
     log:
-        "<logs>/hessian_block/{model}/{block}.log",
+        "<logs>/hessian_block/{model}/{condition}/{block}.log",
     benchmark:
-        "<benchmarks>/hessian_block/{model}/{block}.jsonl"
+        "<benchmarks>/hessian_block/{model}/{condition}/{block}.jsonl"
     conda:
         "../envs/iredinterp.yaml"
     threads: 1
@@ -24,11 +24,17 @@ rule hessian_block:
         runtime=60,
     params:
         **code("hessian_block"),
-        weights=lookup("models/{model}/weights", within=config),
+        spec=lookup(
+            "problems/{name}",
+            within=config,
+            name=lookup("{model}/problems", within=CHECKPOINTS),
+        ),
+        weights=lookup("{model}/weights", within=CHECKPOINTS),
         device=config["device"],
+        conditions=config["conditions"],
         hessian=config["hessian"],
     message:
-        "Input-Hessian spectra of {wildcards.model}, block {wildcards.block}"
+        "Input-Hessian spectra of {wildcards.model} ({wildcards.condition}), block {wildcards.block}"
     script:
         "../../scripts/hessian_block.py"
 
@@ -36,14 +42,14 @@ rule hessian_block:
 rule hessian_gather:
     input:
         collect(
-            "<results>/hessian/{model}/blocks/{block}/{table}.parquet",
+            "<results>/hessian/{model}/{condition}/blocks/{block}/{table}.parquet",
             block=BLOCKS,
             allow_missing=True,
         ),
     output:
-        "<results>/hessian/{model}/{table}.parquet",
+        "<results>/hessian/{model}/{condition}/{table}.parquet",
     log:
-        "<logs>/hessian_gather/{model}/{table}.log",
+        "<logs>/hessian_gather/{model}/{condition}/{table}.log",
     wildcard_constraints:
         table="spectra|metrics|tracking",
     conda:
@@ -62,47 +68,53 @@ rule hessian_gather:
 
 rule hessian_figures:
     input:
-        spectra="<results>/hessian/{model}/spectra.parquet",
-        metrics="<results>/hessian/{model}/metrics.parquet",
-        tracking="<results>/hessian/{model}/tracking.parquet",
+        spectra="<results>/hessian/{model}/{condition}/spectra.parquet",
+        metrics="<results>/hessian/{model}/{condition}/metrics.parquet",
+        tracking="<results>/hessian/{model}/{condition}/tracking.parquet",
         competence=rules.competence.output.table,
+        oracle=collect(
+            "<results>/hessian/{model}/{reference}/{table}.parquet",
+            reference=lookup("{model}/reference", within=CHECKPOINTS),
+            table=["spectra", "metrics", "tracking"],
+            allow_missing=True,
+        ),
     output:
         report(
-            "<results>/hessian/{model}/figures/spectra.svg",
+            "<results>/hessian/{model}/{condition}/figures/spectra.svg",
             category="EXP-001 input-Hessian spectra",
             subcategory="{model}",
             caption="../report/hessian_spectra.rst",
             labels={"figure": "1 spectra per level"},
         ),
         report(
-            "<results>/hessian/{model}/figures/summary.svg",
+            "<results>/hessian/{model}/{condition}/figures/summary.svg",
             category="EXP-001 input-Hessian spectra",
             subcategory="{model}",
             caption="../report/hessian_summary.rst",
             labels={"figure": "2 condition and effective rank"},
         ),
         report(
-            "<results>/hessian/{model}/figures/alignment.svg",
+            "<results>/hessian/{model}/{condition}/figures/alignment.svg",
             category="EXP-001 input-Hessian spectra",
             subcategory="{model}",
             caption="../report/hessian_alignment.rst",
             labels={"figure": "3 alignment against chance"},
         ),
         report(
-            "<results>/hessian/{model}/figures/tracking.svg",
+            "<results>/hessian/{model}/{condition}/figures/tracking.svg",
             category="EXP-001 input-Hessian spectra",
             subcategory="{model}",
             caption="../report/hessian_tracking.rst",
             labels={"figure": "4 overlap between levels"},
         ),
         collect(
-            "<results>/hessian/{model}/figures/{figure}.{format}",
+            "<results>/hessian/{model}/{condition}/figures/{figure}.{format}",
             figure=["spectra", "summary", "alignment", "tracking"],
             format=["pdf", "png"],
             allow_missing=True,
         ),
     log:
-        "<logs>/hessian_figures/{model}.log",
+        "<logs>/hessian_figures/{model}/{condition}.log",
     conda:
         "../envs/iredinterp.yaml"
     threads: 1
@@ -112,17 +124,18 @@ rule hessian_figures:
     params:
         **code("hessian_figures"),
     message:
-        "EXP-001 figures of {wildcards.model}"
+        "EXP-001 figures of {wildcards.model} ({wildcards.condition})"
     script:
         "../../scripts/hessian_figures.py"
 
 
 rule hessian:
     input:
-        collect(rules.hessian_figures.output[0], model=MODELS),
+        collect(rules.hessian_figures.output[0], model=MODELS, condition="trained"),
         collect(
             rules.gradients.output,
             model=MODELS,
+            condition="trained",
             block=BLOCKS,
         ),
     localrule: True

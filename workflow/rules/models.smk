@@ -40,7 +40,7 @@ rule trained:
 # What a model can do, beside what can be done without one.
 rule competence:
     input:
-        checkpoint=lookup("models/{model}/checkpoint", within=config),
+        checkpoint=lookup("{model}/checkpoint/trained", within=CHECKPOINTS),
     output:
         table="<results>/competence/{model}.parquet",
         card=report(
@@ -65,9 +65,9 @@ rule competence:
         spec=lookup(
             "problems/{name}",
             within=config,
-            name=lookup("models/{model}/problems", within=config),
+            name=lookup("{model}/problems", within=CHECKPOINTS),
         ),
-        weights=lookup("models/{model}/weights", within=config),
+        weights=lookup("{model}/weights", within=CHECKPOINTS),
         device=config["device"],
         problem_count=config["competence"]["count"],
         seed=config["competence"]["seed"],

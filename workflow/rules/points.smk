@@ -1,17 +1,17 @@
 # Where each landscape is looked at, one job per model and block of problems.
 rule points:
     input:
-        checkpoint=lookup("models/{model}/checkpoint", within=config),
+        checkpoint=lookup("{model}/checkpoint/{condition}", within=CHECKPOINTS),
         problems=collect(
             "<results>/problems/{problems}.parquet",
-            problems=lookup("models/{model}/problems", within=config),
+            problems=lookup("{model}/problems", within=CHECKPOINTS),
         ),
     output:
-        "<results>/points/{model}/block-{block}.parquet",
+        "<results>/points/{model}/{condition}/block-{block}.parquet",
     log:
-        "<logs>/points/{model}/block-{block}.log",
+        "<logs>/points/{model}/{condition}/block-{block}.log",
     benchmark:
-        "<benchmarks>/points/{model}/block-{block}.jsonl"
+        "<benchmarks>/points/{model}/{condition}/block-{block}.jsonl"
     conda:
         "../envs/iredinterp.yaml"
     threads: 1
@@ -24,14 +24,18 @@ rule points:
         spec=lookup(
             "problems/{name}",
             within=config,
-            name=lookup("models/{model}/problems", within=config),
+            name=lookup("{model}/problems", within=CHECKPOINTS),
         ),
-        weights=lookup("models/{model}/weights", within=config),
+        weights=lookup("{model}/weights", within=CHECKPOINTS),
         device=config["device"],
+        conditions=config["conditions"],
         block=config["sampling"]["block"],
-        points=config["points"],
+        replicate=lookup("{model}/replicate", within=CHECKPOINTS),
+        kinds=lookup("{condition}", within=KINDS),
+        draws=config["points"]["draws"],
+        seed=config["points"]["seed"],
     message:
-        "Points of {wildcards.model}, block {wildcards.block}"
+        "Points of {wildcards.model} ({wildcards.condition}), block {wildcards.block}"
     script:
         "../../scripts/points.py"
 
@@ -39,16 +43,16 @@ rule points:
 # Energies and gradients at those points.
 rule gradients:
     input:
-        checkpoint=lookup("models/{model}/checkpoint", within=config),
+        checkpoint=lookup("{model}/checkpoint/{condition}", within=CHECKPOINTS),
         problems=collect(
             "<results>/problems/{problems}.parquet",
-            problems=lookup("models/{model}/problems", within=config),
+            problems=lookup("{model}/problems", within=CHECKPOINTS),
         ),
         points=rules.points.output,
     output:
-        "<results>/gradients/{model}/block-{block}.parquet",
+        "<results>/gradients/{model}/{condition}/block-{block}.parquet",
     log:
-        "<logs>/gradients/{model}/block-{block}.log",
+        "<logs>/gradients/{model}/{condition}/block-{block}.log",
     conda:
         "../envs/iredinterp.yaml"
     threads: 1
@@ -58,9 +62,15 @@ rule gradients:
         runtime=30,
     params:
         **code("gradients"),
-        weights=lookup("models/{model}/weights", within=config),
+        spec=lookup(
+            "problems/{name}",
+            within=config,
+            name=lookup("{model}/problems", within=CHECKPOINTS),
+        ),
+        weights=lookup("{model}/weights", within=CHECKPOINTS),
         device=config["device"],
+        conditions=config["conditions"],
     message:
-        "Energies and gradients of {wildcards.model}, block {wildcards.block}"
+        "Energies and gradients of {wildcards.model} ({wildcards.condition}), block {wildcards.block}"
     script:
         "../../scripts/gradients.py"

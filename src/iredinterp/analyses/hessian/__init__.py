@@ -7,15 +7,10 @@ arXiv:2309.13598).
 
 The unit of replication is the training seed. Problems of one model share its weights, so an interval over
 problems says nothing about another training run.
+
+Figures are in `iredinterp.analyses.hessian.drawing`, which is loaded only where something is drawn.
 """
 
-from iredinterp.analyses.hessian.drawing import (
-    figure_alignment,
-    figure_spectra,
-    figure_summary,
-    figure_tracking,
-    figures,
-)
 from iredinterp.analyses.hessian.measures import (
     HessianAnalyzer,
     level_overlap,
@@ -25,11 +20,6 @@ from iredinterp.analyses.hessian.measures import (
 
 __all__ = [
     "HessianAnalyzer",
-    "figure_alignment",
-    "figure_spectra",
-    "figure_summary",
-    "figure_tracking",
-    "figures",
     "level_overlap",
     "spectral_metrics",
     "spectrum_tables",

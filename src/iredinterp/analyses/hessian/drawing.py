@@ -25,19 +25,26 @@ from iredinterp.tables import tensor_column
 
 NOISY_TO_SHARP = "noisiest → sharpest"
 BOOTSTRAP = "; bands: 95 % bootstrap over problems, one training seed"
-OPTIMUM = "Bayes-optimal where y is determined by x: σ$_t$λ = 1"
+OPTIMUM = "Bayes-optimal"
+DETERMINED = "Bayes-optimal where y is determined by x: σ$_t$λ = 1"
 # Of a line of text, in inches.
 LINE = 0.19
 CHARACTERS_PER_INCH = 15
 
 
 def figures(
-    spectra: pa.Table, metrics: pa.Table, tracking: pa.Table, title: str = "", note: str = ""
+    spectra: pa.Table,
+    metrics: pa.Table,
+    tracking: pa.Table,
+    oracle: Sequence[pa.Table] = (),
+    title: str = "",
+    note: str = "",
 ) -> dict[str, Figure]:
     """All figures of one model at one kind of point: q_samples, or the first kind there is.
 
     Args:
         spectra, metrics, tracking: gathered tables of `spectrum_tables`.
+        oracle: the same three of the Bayes-optimal energy on the same problems, if there is one.
         title: of every figure.
         note: a line below it.
 
@@ -48,24 +55,31 @@ def figures(
         TableError: the tables hold more than one model, or no points.
     """
     kinds = pc.unique(spectra["point_kind"]).to_pylist()
-    point_kind = "q_sample" if "q_sample" in kinds else next(iter(kinds), "q_sample")
+    kind = "q_sample" if "q_sample" in kinds else next(iter(kinds), "q_sample")
+    # The optimum is compared at the same points, which only q_samples are.
+    optimal = oracle if oracle and kind == "q_sample" else (None, None, None)
     return {
-        "spectra": figure_spectra(spectra, point_kind, title, note),
-        "summary": figure_summary(metrics, point_kind, title, note),
-        "alignment": figure_alignment(metrics, point_kind, title, note),
-        "tracking": figure_tracking(tracking, point_kind, title, note),
+        "spectra": figure_spectra(spectra, kind, optimal[0], title, note),
+        "summary": figure_summary(metrics, kind, optimal[1], title, note),
+        "alignment": figure_alignment(metrics, kind, optimal[1], title, note),
+        "tracking": figure_tracking(tracking, kind, optimal[2], title, note),
     }
 
 
 @style()
 def figure_spectra(
-    spectra: pa.Table, point_kind: str = "q_sample", title: str = "", note: str = ""
+    spectra: pa.Table,
+    point_kind: str = "q_sample",
+    oracle: pa.Table | None = None,
+    title: str = "",
+    note: str = "",
 ) -> Figure:
     """Scaled spectra σ_tλ by eigenvalue rank, one panel per level over the medians of all levels in grey.
 
     Args:
         spectra: of one model, from `spectrum_tables`.
         point_kind: which points.
+        oracle: the same table of the Bayes-optimal energy, if there is one.
         title: of the figure.
         note: a line below the title.
     """
@@ -73,6 +87,7 @@ def figure_spectra(
     level, scaled = table["t"].to_numpy(), tensor_column(table, "scaled").numpy()
     levels = np.unique(level)[::-1]
     bands = np.stack([np.quantile(scaled[level == t], [0.025, 0.5, 0.975], axis=0) for t in levels])
+    optimal = np.ones_like(bands[:, 1]) if oracle is None else _median_spectra(oracle, point_kind, levels)
     # Engines that give residuals give part of the spectrum, whose place in the whole is not known.
     partial, position = "residual" in table.column_names, np.arange(1, scaled.shape[1] + 1)
     position = position if partial else (position - 0.5) / len(position)
@@ -80,12 +95,12 @@ def figure_spectra(
     figure, axes = panel_grid(-(-len(levels) // columns), columns, 1.8, 1.7, sharex=True, sharey=True)
     for ax in axes.flat[len(levels) :]:
         ax.set_axis_off()
-    for ax, t, (low, median, high) in zip(axes.flat, levels, bands, strict=False):
+    for ax, t, (low, median, high), best in zip(axes.flat, levels, bands, optimal, strict=False):
         color = level_color(t, max(10, levels[0] + 1))
         ax.plot(position, bands[:, 1].T, color="0.8", linewidth=0.6)
         ax.fill_between(position, low, high, color=color, alpha=0.3, linewidth=0)
         ax.plot(position, median, color=color, linewidth=1.8)
-        ax.axhline(1, color="black", linestyle="--", linewidth=0.8)
+        ax.plot(position, best, color="black", linestyle="--", linewidth=0.8)
         ax.set_title(f"level t = {t}")
     for ax in axes[:, 0]:
         ax.set_ylabel("σ$_t$λ (dimensionless)")
@@ -94,25 +109,38 @@ def figure_spectra(
         Line2D([], [], color="0.3", linewidth=1.8, label="median"),
         Patch(color="0.3", alpha=0.3, linewidth=0, label="middle 95 % of points"),
         Line2D([], [], color="0.8", linewidth=0.6, label="medians at all levels"),
-        Line2D([], [], color="black", linestyle="--", linewidth=0.8, label=OPTIMUM),
+        Line2D(
+            [],
+            [],
+            color="black",
+            linestyle="--",
+            linewidth=0.8,
+            label=DETERMINED if oracle is None else f"median, {OPTIMUM} energy",
+        ),
     ]
     return _finished(figure, title, note, _points(table, point_kind), handles)
 
 
 @style()
 def figure_summary(
-    metrics: pa.Table, point_kind: str = "q_sample", title: str = "", note: str = ""
+    metrics: pa.Table,
+    point_kind: str = "q_sample",
+    oracle: pa.Table | None = None,
+    title: str = "",
+    note: str = "",
 ) -> Figure:
-    """Conditioning of H, and effective dimensions of H and of I − σ_tH, against the level.
+    """Conditioning and distance to the optimum of H, effective dimensions of H and I − σ_tH, by level.
 
     Args:
         metrics: of one model, from `spectrum_tables`.
         point_kind: which points.
+        oracle: the same table of the Bayes-optimal energy, if there is one.
         title: of the figure.
         note: a line below the title.
     """
     table = _one_model(metrics, point_kind)
-    figure, (axes,) = panel_grid(1, 3, 3.0, 2.6)
+    best = None if oracle is None else _one_model(oracle, point_kind)
+    figure, (axes,) = panel_grid(1, 4, 2.6, 2.6)
     spread = {
         "condition_number": "|λ|$_\\mathrm{max}$ / |λ|$_\\mathrm{min}$",
         "quantile_ratio": "|λ|(95 %) / |λ|(5 %)",
@@ -134,36 +162,55 @@ def figure_summary(
         "participation_ratio": "vermillion",
         "stable_rank": "green",
     }
-    for ax, (heading, component, names) in zip(axes, panels, strict=True):
+    for ax, (heading, component, names) in zip(axes[:3], panels, strict=True):
         for (name, label), line in zip(names.items(), ("-", "--", "-."), strict=False):
             _curve(ax, table, name, component, label, PALETTE[colors[name]], line)
+            _optimum(ax, best, name, component, PALETTE[colors[name]])
         ax.set_title(heading)
         _level_axis(ax, table)
+    distance = {
+        "oracle_distance": ("‖H − H*‖$_F$ / ‖H*‖$_F$", PALETTE["orange"], "-"),
+        "oracle_gradient_distance": ("‖∇E − ∇E*‖ / √d", PALETTE["sky"], "--"),
+    }
+    for name, (label, color, line) in distance.items():
+        _curve(axes[3], table, name, "", label, color, line)
+    axes[3].set_title("distance to the optimum")
+    _level_axis(axes[3], table)
+    if axes[3].lines:
+        axes[3].set_yscale("log")
     axes[0].set_yscale("log")
-    axes[0].yaxis.set_major_formatter(LogFormatter())
-    axes[0].yaxis.set_minor_formatter(LogFormatter())
-    axes[0].axhline(1, color="black", linestyle=":", linewidth=0.8, label="H = I/σ$_t$")
+    for ax in (axes[0], axes[3]):
+        ax.yaxis.set_major_formatter(LogFormatter())
+        ax.yaxis.set_minor_formatter(LogFormatter())
     axes[0].set_ylabel("ratio (dimensionless)")
     axes[1].set_ylabel("number of directions")
     axes[2].sharey(axes[1])
     axes[1].set_ylim(bottom=0)
-    handles = [line for ax in axes[:2] for line in ax.get_legend_handles_labels()[0]]
+    handles = [line for ax in axes[[0, 1, 3]] for line in ax.get_legend_handles_labels()[0]]
+    if best is not None:
+        handles.append(_optimum_handle())
     return _finished(figure, title, note, _points(table, point_kind) + BOOTSTRAP, handles)
 
 
 @style()
 def figure_alignment(
-    metrics: pa.Table, point_kind: str = "q_sample", title: str = "", note: str = ""
+    metrics: pa.Table,
+    point_kind: str = "q_sample",
+    oracle: pa.Table | None = None,
+    title: str = "",
+    note: str = "",
 ) -> Figure:
     """Where the end eigenspaces and the curvature lie, one column per geometric basis, against the level.
 
     Args:
         metrics: of one model, from `spectrum_tables`.
         point_kind: which points.
+        oracle: the same table of the Bayes-optimal energy, if there is one.
         title: of the figure.
         note: a line below the title.
     """
     table = _one_model(metrics, point_kind)
+    best = None if oracle is None else _one_model(oracle, point_kind)
     figure, axes = panel_grid(2, len(BASES), 1.75, 1.9, sharex=True, sharey="row")
     ends = {"low": PALETTE["blue"], "high": PALETTE["vermillion"]}
     shares = {"curvature_share": PALETTE["green"], "response_square_share": PALETTE["purple"]}
@@ -176,8 +223,10 @@ def figure_alignment(
             other = _samples(table, "alignment_mismatched", f"{basis}/{end}").median()
             above.plot(other.index, other, color=color, linestyle=":")
             _curve(above, table, "alignment", f"{basis}/{end}", "", color)
+            _optimum(above, best, "alignment", f"{basis}/{end}", color)
         for name, color in shares.items():
             _curve(below, table, name, basis, "", color)
+            _optimum(below, best, name, basis, color)
         for ax in (above, below):
             ax.plot(chance.index, chance, color="0.3", linestyle="--", linewidth=0.8)
         _level_axis(below, table)
@@ -200,18 +249,25 @@ def figure_alignment(
             label="chance k/d; grey: ± 2 sd of one random eigenspace",
         ),
     ]
+    if best is not None:
+        handles.append(_optimum_handle())
     return _finished(figure, title, note, _points(table, point_kind) + BOOTSTRAP, handles)
 
 
 @style()
 def figure_tracking(
-    tracking: pa.Table, point_kind: str = "q_sample", title: str = "", note: str = ""
+    tracking: pa.Table,
+    point_kind: str = "q_sample",
+    oracle: pa.Table | None = None,
+    title: str = "",
+    note: str = "",
 ) -> Figure:
     """Mean overlap of the end eigenspaces between every two levels.
 
     Args:
         tracking: of one model, from `spectrum_tables` or `level_overlap`.
         point_kind: which points.
+        oracle: the same table of the Bayes-optimal energy, if there is one.
         title: of the figure.
         note: a line below the title.
     """
@@ -240,6 +296,8 @@ def figure_tracking(
     if any(text.get_text() == "–" for ax in axes for text in ax.texts):
         reasons = table["reason"].drop_null().unique().to_pylist()
         foot += f"; –: {'; '.join(reasons)}"
+    if oracle is not None:
+        foot += f"; {OPTIMUM} energy: {_optimal_overlap(_one_model(oracle, point_kind))}"
     return _finished(figure, title, note, foot)
 
 
@@ -295,6 +353,32 @@ def _curve(
         height = 0.97 - 0.45 * len(ax.texts)
         box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
         ax.text(0.03, height, reason, transform=ax.transAxes, va="top", fontsize=6, color=color, bbox=box)
+
+
+def _optimum(ax: Axes, table: pa.Table | None, metric: str, component: str, color: str) -> None:
+    """Median of the Bayes-optimal energy, where it is defined."""
+    if table is not None:
+        median = _samples(table, metric, component).median()
+        ax.plot(median.index, median, color=color, linestyle="-.", linewidth=0.9)
+
+
+def _optimum_handle() -> Line2D:
+    return Line2D(
+        [], [], color="0.3", linestyle="-.", linewidth=0.9, label=f"median, {OPTIMUM} energy, same colours"
+    )
+
+
+def _median_spectra(table: pa.Table, point_kind: str, levels: np.ndarray) -> np.ndarray:
+    table = _one_model(table, point_kind)
+    level, scaled = table["t"].to_numpy(), tensor_column(table, "scaled").numpy()
+    return np.stack([np.median(scaled[level == t], axis=0) for t in levels])
+
+
+def _optimal_overlap(table: pa.Table) -> str:
+    rows = table.filter(pc.equal(table["metric"], "level_overlap"))
+    if pc.all(pc.is_null(rows["value"])).as_py():
+        return "; ".join(rows["reason"].drop_null().unique().to_pylist())
+    return f"mean overlap {pc.mean(rows['value']).as_py():.2f}"
 
 
 def _eigenvalue_axis(axes: np.ndarray, position: np.ndarray, partial: bool) -> None:

@@ -35,6 +35,8 @@ from iredinterp.spectrum import ENGINES, Spectra, spectra
 from iredinterp.tables import Metric, tensor_array, tidy
 
 DEFAULT_RANK = 1
+ORACLE_DISTANCES = ("oracle_distance", "oracle_gradient_distance")
+NO_ORACLE = "no computable Bayes-optimal reference"
 # The sign with which an eigenvalue known to be among the largest in magnitude is the extreme one.
 EXTREMES = {"scaled_min": -1, "scaled_max": 1, "stability": 1}
 
@@ -49,6 +51,7 @@ def spectrum_tables(
     count: int | None = None,
     rank: int | None = None,
     chunk: int = 32,
+    oracle: Energy | None = None,
     **options,
 ) -> tuple[pa.Table, pa.Table, pa.Table]:
     """Spectra of H at every point, and what they say. H itself exists for `chunk` points at a time.
@@ -62,6 +65,7 @@ def spectrum_tables(
         count: eigenvalues wanted of an engine that does not give all; the others ignore it.
         rank: q of the geometric bases; if not given, the `rank` of the points, or 1 where they have none.
         chunk: points per call of the engine.
+        oracle: the Bayes-optimal energy of the task, if it has a computable reference.
         **options: of the engine.
 
     Returns:
@@ -73,6 +77,9 @@ def spectrum_tables(
         Metrics, long and tidy: those of `spectral_metrics`, and, each null with a reason where undefined,
 
         * gauss_newton_share: ‖2J_oᵀJ_o‖_F/‖H‖_F, the part that would be all of H if every output were 0.
+        * oracle_distance: ‖H − H*‖_F/‖H*‖_F and oracle_gradient_distance: ‖∇_yE − ∇_yE*‖/√d, with the
+          Bayes-optimal H* and ∇_yE*; 0 is optimal. The stderr is that of a reference found by sampling, 0 of
+          an exact one, null where it is not known.
         * symmetry_defect: ‖H − Hᵀ‖_F/‖H‖_F as autograd built H.
         * end_gap, component low or high: gap between that eigenspace and the rest over |λ|max.
         * alignment, component basis/end: a = ‖P E_m‖_F²/m. Beside it alignment_chance, its mean k/d over
@@ -113,7 +120,8 @@ def spectrum_tables(
         if not forms:
             return found, {}
         bases = (references.at(rows, y.device) for rows in (own, other))
-        projected = projections(found, energy.schedule.sigma[t].double(), *bases)
+        projected = _distances(energy, oracle, found.hessian, x, y, t) if oracle else {}
+        projected |= projections(found, energy.schedule.sigma[t].double(), *bases)
         if hasattr(energy, "gauss_newton"):
             projected["gauss_newton"] = torch.linalg.matrix_norm(energy.gauss_newton(x, y, t).double())
         return replace(found, hessian=None), projected
@@ -122,6 +130,7 @@ def spectrum_tables(
     found, parts = Spectra(**_joined([vars(part) for part in found])), _joined(parts)
     sigma, step_size = _level_constants(energy, t)
     gauss_newton = parts.pop("gauss_newton", None)
+    distances = {name: parts.pop(name) for name in ORACLE_DISTANCES if name in parts}
     if forms:
         inside = (parts.pop(name) for name in ("trace", "square"))
         parts["share"] = shares(*inside, found.eigenvalues, sigma, references.bases, energy.dtype)
@@ -136,10 +145,37 @@ def spectrum_tables(
     table = _spectra_table(keys, found, sigma, separated)
     metrics = spectral_metrics(found, sigma, step_size, energy.dtype, absent)
     metrics += _matrix_metrics(found, gauss_newton, gaps, absent, no_vectors)
+    metrics += _distance_metrics(distances, len(gaps), absent or NO_ORACLE)
     known = torch.cat([references.identified[own], references.identified[other], separated], dim=1)
     aligned = alignment_table(keys, parts, references.bases, known, vectors, absent, no_vectors)
     tracking = level_overlap(table, no_vectors or NO_VECTORS)
     return table, pa.concat_tables([tidy(keys, metrics), aligned]), tracking
+
+
+def _distances(
+    energy: Energy, oracle: Energy, hessian: Tensor, x: Tensor, y: Tensor, t: Tensor
+) -> dict[str, Tensor]:
+    """(B, 2) each: a distance, and the standard error of the reference on the same scale."""
+    optimal = oracle.hessian(x, y, t).double()
+    norm = torch.linalg.matrix_norm
+    curvature = norm(hessian - optimal) / norm(optimal)
+    slope = (energy.gradient(x, y, t) - oracle.gradient(x, y, t)).double().square().mean(-1).sqrt()
+    exact = torch.zeros_like(slope)
+    sampled = oracle.standard_error(x, y, t) if hasattr(oracle, "standard_error") else exact
+    unknown = exact.where(sampled == 0, torch.nan)
+    return {
+        "oracle_distance": torch.stack([curvature, sampled], -1),
+        "oracle_gradient_distance": torch.stack([slope, unknown], -1),
+    }
+
+
+def _distance_metrics(distances: Mapping[str, Tensor], count: int, absent: str) -> Iterator[Metric]:
+    for name in ORACLE_DISTANCES:
+        if name in distances:
+            value, stderr = distances[name].unbind(1)
+            yield Metric(name, value, stderr=stderr)
+        else:
+            yield Metric(name, torch.full((count,), torch.nan, dtype=torch.float64), reason=absent)
 
 
 def spectral_metrics(

@@ -66,7 +66,7 @@ def level_overlap(table: pa.Table, absent: str = NO_VECTORS) -> pa.Table:
     Raises:
         TableError: two rows for one point.
     """
-    keys = table.select([name for name in table.column_names if name not in VALUES])
+    keys = table.select([name for name in table.column_names if name not in (*VALUES, "sigma")])
     first, second = _level_pairs(keys)
     metrics = []
     for end in ENDS:

@@ -1,0 +1,78 @@
+# Registered hypotheses against their nulls.
+rule verdicts:
+    input:
+        hypotheses=config["hypotheses"],
+        hessian=[
+            f"<results>/hessian/{model}/{condition}/blocks/{block}/metrics.parquet"
+            for model, condition in STUDIES
+            for block in BLOCKS
+        ],
+        calibrations=collect(
+            rules.calibration.output,
+            problems=[config["models"][family]["problems"] for family in FAMILIES],
+        ),
+    output:
+        verdicts="<results>/verdicts.parquet",
+        contrasts="<results>/contrasts.parquet",
+        samples="<results>/samples.parquet",
+        page=report(
+            "<results>/verdicts.html",
+            category="Verdicts",
+            caption="../report/verdicts.rst",
+        ),
+    log:
+        "<logs>/verdicts.log",
+    conda:
+        "../envs/iredinterp.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=30,
+    params:
+        **code("verdicts"),
+        families=FAMILIES,
+        undefined=UNDEFINED,
+        reproduce="snakemake verdicts",
+    message:
+        "Judge the registered hypotheses"
+    script:
+        "../../scripts/verdicts.py"
+
+
+# How far the methods can be trusted; newly drawn whenever it is made.
+rule scorecard:
+    input:
+        hypotheses=config["hypotheses"],
+        samples=rules.verdicts.output.samples,
+        checkpoints=[
+            CHECKPOINTS[model]["checkpoint"]["trained"] for model in REPRESENTATIVES
+        ],
+    output:
+        table="<results>/scorecard.parquet",
+        page=report(
+            "<results>/scorecard.html",
+            category="Verdicts",
+            caption="../report/scorecard.rst",
+        ),
+    log:
+        "<logs>/scorecard.log",
+    conda:
+        "../envs/iredinterp.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        **code("scorecard"),
+        families=FAMILIES,
+        specs=[
+            config["problems"][config["models"][family]["problems"]]
+            for family in FAMILIES
+        ],
+        engine=config["hessian"]["engine"],
+        replicates=config["scorecard"]["replicates"],
+        seed=config["scorecard"]["seed"],
+    message:
+        "Score the methods on planted truths and null replicates"
+    script:
+        "../../scripts/scorecard.py"
