@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # LAPACK threads inside one small matrix cost more than they give; jobs are the parallelism.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test lint format checkpoints benchmark clean
+.PHONY: help setup demo verdicts test lint format checkpoints benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,6 +28,11 @@ demo: $(READY) ## analyse the bundled checkpoints and write the report
 	@snakemake --cores $(CORES) --report results/report.html --quiet
 	@echo "The report is at $(CURDIR)/results/report.html"
 
+verdicts: $(READY) ## judge the registered hypotheses on every bundled seed and condition
+	@snakemake --cores $(CORES) all verdicts scorecard
+	@snakemake --cores $(CORES) all verdicts scorecard --report results/report.html --quiet
+	@echo "The report is at $(CURDIR)/results/report.html, the verdicts alone at $(CURDIR)/results/verdicts.html"
+
 test: $(READY) ## run every test
 	@python -m pytest --numprocesses 2 --dist worksteal
 
@@ -45,8 +50,9 @@ checkpoints: $(READY) ## train the bundled checkpoints anew
 	@snakemake --cores $(CORES) trained
 	@cp results/training/*/checkpoints/*.safetensors resources/checkpoints/
 
-benchmark: $(READY) ## measure the Hessian engines and rewrite benchmarks/RESULTS.md
+benchmark: $(READY) ## measure Hessian engines and training and rewrite benchmarks/RESULTS.md
 	@python benchmarks/hessian.py
+	@python benchmarks/training.py
 
 clean: ## delete results, logs and caches; keeps .venv
 	@rm -rf results/* logs .snakemake .pytest_cache .ruff_cache

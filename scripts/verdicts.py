@@ -19,8 +19,9 @@ if __name__ == "__main__":
         undefined = {(entry["family"], entry["condition"]): entry["reason"] for entry in params.undefined}
         samples = read_samples(registration, {"hessian": inputs.hessian})
         found = judge(registration, samples, gates(registration, calibrations), undefined)
-        inputs = {"hypotheses": inputs.hypotheses, **dict(enumerate([*inputs.hessian, *inputs.calibrations]))}
-        footer = provenance({"families": params.families}, inputs=inputs, code=params.code)
+        files = enumerate([*inputs.hessian, *inputs.calibrations])
+        files = {"hypotheses": inputs.hypotheses} | {f"table-{index}": path for index, path in files}
+        footer = provenance({"families": params.families}, inputs=files, code=params.code)
         write_table(pa.Table.from_pandas(samples, preserve_index=False), output.samples, footer)
         write_table(verdict_table(found, registration, params.reproduce), output.verdicts, footer)
         write_table(contrast_table(found), output.contrasts, footer)

@@ -196,3 +196,20 @@ def test_half_precision_files_load(tmp_path, generator):
     model = load_checkpoint(tmp_path / "a.safetensors").model
     assert isinstance(model, EnergyMLP)
     assert model.dtype == torch.float32
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.float32, torch.float64])
+def test_weights_load_in_float32_but_those_stored_in_float64_keep_their_digits(
+    tmp_path, generator, precision
+):
+    drawn = random_parameters(3, 2, 4, generator)
+    parameters = {name: value.to(precision) / 3 for name, value in drawn.items()}
+    save_checkpoint(tmp_path / "a.safetensors", {"ema": parameters}, cosine_schedule(), 1, {})
+    loaded = load_checkpoint(tmp_path / "a.safetensors").model
+    expected = torch.float64 if precision == torch.float64 else torch.float32
+    assert loaded.dtype == loaded.schedule.sigma.dtype == expected
+    for name, value in parameters.items():
+        assert torch.equal(loaded.parameters[name], value.to(expected))
+    # Levels are what the official buffers hold, float32 constants, in any precision.
+    sigma = cosine_schedule().to(torch.float32).sigma
+    assert torch.equal(loaded.schedule.sigma, sigma.to(expected))

@@ -50,20 +50,20 @@ def test_connected_problems_are_those_whose_bipartite_graph_scipy_finds_connecte
 
 @pytest.mark.parametrize("spec", [DEMO, SPARSE_NORMAL, ProblemSpec("completion", 9, rank=1)], ids=str)
 def test_connected_rank_one_problems_are_answered_from_x_alone(spec, generator):
-    oracle, problems, t, noise, y = noised(spec, 200, generator)
+    oracle, problems, t, noise, y = noised(spec, 100, generator)
     exact = oracle.exact(problems.x)
     assert exact.any()
-    jump = y - oracle.schedule.sigma[t][:, None] * oracle.gradient(problems.x, y, t)
-    answer = jump / oracle.schedule.sqrt_alphas_cumprod[t][:, None]
+    x, y_star, t, noise, y = (part[exact] for part in (problems.x, problems.y_star, t, noise, y))
+    gradient, hessian = oracle.gradient(x, y, t), oracle.hessian(x, y, t)
+    sigma, scale = oracle.schedule.sigma[t], oracle.schedule.sqrt_alphas_cumprod[t]
     # At the noisiest level the answer is 1/√ᾱ = 204 times the jump.
-    assert (answer - problems.y_star)[exact].abs().max() < 1e-10
-    assert (oracle.gradient(problems.x, y, t) - noise)[exact].abs().max() < 1e-10
-    flat = torch.eye(spec.dim_y) / oracle.schedule.sigma[t][:, None, None]
-    assert (oracle.hessian(problems.x, y, t) - flat)[exact].abs().max() < 1e-12
-    assert not oracle.standard_error(problems.x, y, t)[exact].any()
+    assert ((y - sigma[:, None] * gradient) / scale[:, None] - y_star).abs().max() < 1e-10
+    assert (gradient - noise).abs().max() < 1e-10
+    assert (hessian - torch.eye(spec.dim_y) / sigma[:, None, None]).abs().max() < 1e-12
+    assert not oracle.standard_error(x, y, t).any()
 
 
-def quadrature(spec, x, row, size=400):
+def quadrature(spec, x, row, size=300):
     """Completions of a 2×2 rank-1 matrix with observed entries x and their weights, from Bayes' rule.
 
     The first row and no more is observed, or the diagonal. The mid-point rule over (u₁, u₂), with limits that
@@ -85,7 +85,7 @@ def quadrature(spec, x, row, size=400):
     u2 = lower + width * middles
     v1, v2 = first / u1, second / (u1 if row else u2)
     # dx of the two observed entries is u₁ dv₁ and u₁ (row) or u₂ (diagonal) dv₂.
-    weights = width / (u1 * (u1 if row else u2))
+    weights = (width / (u1 * (u1 if row else u2))).expand_as(u2)
     if not positive:
         weights = weights * torch.exp(-(u1.square() + u2.square() + v1.square() + v2.square()) / 2)
     points = s * torch.stack([u1 * v1 + 0 * u2, u1 * v2 + 0 * u2, u2 * v1, u2 * v2], -1).flatten(0, 1)
@@ -96,51 +96,61 @@ def quadrature(spec, x, row, size=400):
     return points, weights / weights.sum()
 
 
-# Halving the cells of the quadrature moves none of its moments by more than half of this.
+def moments(points, weights, y, scale, sigma):
+    """Log-density ln p(y | x), E[y₀ | y, x] and Cov[y₀ | y, x] of weighted completions."""
+    logits = weights.log() - (y - scale * points).square().sum(1) / (2 * sigma**2)
+    shares = logits.softmax(0)
+    mean = shares @ points
+    return logits.logsumexp(0), mean, (shares[:, None] * (points - mean)).mT @ (points - mean)
+
+
+# Halving the cells of the quadrature moves none of its moments by more than half of this, relatively.
 GRID_ERROR = 1e-4
 
 
-@pytest.mark.parametrize("t", [0, 3, 9])
 @pytest.mark.parametrize("row", [True, False], ids=["row", "diagonal"])
 @pytest.mark.parametrize("factors", ["positive", "normal"])
-def test_free_scales_follow_the_posterior_of_dense_quadrature(factors, row, t, generator):
-    """Over the seeds of the oracle its error is as large as stated, and on average nil."""
+def test_moments_miss_those_of_dense_quadrature_by_the_stated_error_and_on_average_not(
+    factors, row, generator
+):
     spec = ProblemSpec("completion", 2, rank=1, factors=factors)
-    oracles = [
-        BayesOracle(spec, seed=seed) for seed in torch.randperm(10**6, generator=generator)[:16].tolist()
-    ]
+    seeds = torch.randperm(10**6, generator=generator)[:10].tolist()
+    oracles = [BayesOracle(spec, seed=seed) for seed in seeds]
     mask = torch.tensor([[1, 1], [0, 0]] if row else [[1, 0], [0, 1]])
     x = mask * (0.3 + 0.4 * torch.rand(2, 2, generator=generator, dtype=torch.float64))
     x = x if factors == "positive" else x / 4
     points, weights = quadrature(spec, x, row)
-    x = x.reshape(1, 4).expand(3, 4)
-    scale, sigma = oracles[0].schedule.sqrt_alphas_cumprod[t], oracles[0].schedule.sigma[t]
-    y = scale * points[torch.multinomial(weights, 3, generator=generator)]
-    y = y + sigma * torch.randn(y.shape, generator=generator, dtype=torch.float64)
-    squares = (y[:, None] - scale * points).square().sum(2)
-    logits = weights.log() - squares / (2 * sigma**2)
-    shares = logits.softmax(1)
-    mean = shares @ points
-    centred = points - mean[:, None]
-    covariance = (shares[..., None] * centred).mT @ centred
+    # Two points at each level.
+    t = torch.tensor([0, 3, 9]).repeat_interleave(2)
+    scale, sigma = oracles[0].schedule.sqrt_alphas_cumprod[t, None], oracles[0].schedule.sigma[t, None]
+    noise = torch.randn(6, 4, generator=generator, dtype=torch.float64)
+    y = scale * points[torch.multinomial(weights, 6, generator=generator)] + sigma * noise
+    rows = zip(y, scale, sigma, strict=True)
+    log_density, mean, covariance = map(
+        torch.stack, zip(*(moments(points, weights, *row) for row in rows), strict=True)
+    )
+    x = x.reshape(1, 4).expand(6, 4)
 
-    hessians = torch.stack([oracle.hessian(x, y, t) for oracle in oracles])
-    curvature = (scale / sigma) ** 2 * covariance
-    misfit = (torch.eye(4) - sigma * hessians - curvature).norm(dim=(2, 3))
+    def per_level(squares):
+        return squares.unflatten(1, (3, 2)).mean((0, 2)).sqrt()
+
+    hessians = sigma[..., None] * torch.stack([oracle.hessian(x, y, t) for oracle in oracles])
+    curvature = (scale / sigma).square()[..., None] * covariance
+    found = per_level((torch.eye(4) - hessians - curvature).square().sum((2, 3)))
     errors = torch.stack([oracle.standard_error(x, y, t) for oracle in oracles])
-    stated = errors * sigma * hessians.norm(dim=(2, 3))
-    found, expected = misfit.square().mean().sqrt(), stated.square().mean().sqrt()
-    assert 0.2 * expected < found < 3 * expected + GRID_ERROR * curvature.norm(dim=(1, 2)).max()
+    stated = per_level(errors.square() * hessians.square().sum((2, 3)))
+    grid = GRID_ERROR * per_level(curvature.square().sum((1, 2))[None])
+    assert (found < 3 * stated + grid).all()
+    assert (stated < 5 * found).all()
 
     gradients = torch.stack([oracle.gradient(x, y, t) for oracle in oracles])
-    energies = torch.stack([oracle.energy(x, y, t) for oracle in oracles])
-    log_density = logits.logsumexp(1)
+    energies = torch.stack([oracle.energy(x, y, t) for oracle in oracles]) / sigma.squeeze(1)
     for values, truth in (
         ((y - sigma * gradients) / scale, mean),
-        (energies[:, 1:] / sigma - energies[:, :1] / sigma, log_density[:1] - log_density[1:]),
+        (energies[:, ::2] - energies[:, 1::2], log_density[1::2] - log_density[::2]),
     ):
         off = (values.mean(0) - truth).abs()
-        assert (off < 8 * values.std(0) / math.sqrt(len(oracles)) + GRID_ERROR * (1 + truth.abs())).all()
+        assert (off < 10 * values.std(0) / math.sqrt(len(oracles)) + GRID_ERROR * (1 + truth.abs())).all()
 
 
 @pytest.mark.parametrize("spec", [SPARSE_POSITIVE, SPARSE_NORMAL], ids=str)
@@ -159,22 +169,17 @@ def test_derivatives_of_a_mixture_of_completions_are_those_of_its_energy(spec, g
 @pytest.mark.parametrize(
     ("spec", "count", "t"),
     [
-        (SPARSE_POSITIVE, 250, 0),
-        (SPARSE_POSITIVE, 250, 4),
-        (SPARSE_NORMAL, 250, 0),
+        (SPARSE_POSITIVE, 100, 0),
+        (SPARSE_POSITIVE, 100, 4),
+        (SPARSE_NORMAL, 80, 0),
         (OFFICIAL, 30, 1),
     ],
     ids=str,
 )
 def test_the_gradient_is_the_best_estimate_of_the_noise(spec, count, t, generator):
     oracle, problems, levels, noise, y = noised(spec, count, generator, t)
-    problems_open = ~oracle.exact(problems.x)
-    x, y, noise, levels = (
-        problems.x[problems_open],
-        y[problems_open],
-        noise[problems_open],
-        levels[problems_open],
-    )
+    undetermined = ~oracle.exact(problems.x)
+    x, y, noise, levels = (part[undetermined] for part in (problems.x, y, noise, levels))
     gradient = oracle.gradient(x, y, levels)
     error = gradient - noise
     # Orthogonal to any function of (x, y), and of the size that Tweedie's second formula says.
@@ -220,7 +225,7 @@ def test_official_moments_are_those_of_weighted_draws_from_the_prior(spec, gener
         torch.randn(3, spec.dim_y, generator=generator, dtype=torch.float64),
         oracle.schedule,
     )
-    signals = prior_sample(spec, 200_000, generator)
+    signals = prior_sample(spec, 50_000, generator)
     gradients, hessians = oracle.gradient(problems.x, y, t), oracle.hessian(problems.x, y, t)
     errors = oracle.standard_error(problems.x, y, t)
     for index in range(4):
@@ -237,11 +242,11 @@ def test_official_moments_are_those_of_weighted_draws_from_the_prior(spec, gener
 
 
 def test_the_stated_error_of_the_official_oracle_is_the_spread_between_seeds(generator):
-    spec = ProblemSpec("completion", 4)
+    spec = ProblemSpec("completion", 3)
     _, problems, t, _, y = noised(spec, 6, generator, t=0)
-    oracles = [BayesOracle(spec, seed=int(torch.randint(10**6, (), generator=generator))) for _ in range(8)]
+    oracles = [BayesOracle(spec, seed=int(torch.randint(10**6, (), generator=generator))) for _ in range(6)]
     hessians = torch.stack([oracle.hessian(problems.x, y, t) for oracle in oracles])
-    spread = (hessians - hessians.mean(0)).square().sum((2, 3)).sum(0) / 7
+    spread = (hessians - hessians.mean(0)).square().sum((2, 3)).sum(0) / 5
     spread = spread / hessians.mean(0).square().sum((1, 2))
     stated = torch.stack([oracle.standard_error(problems.x, y, t) for oracle in oracles]).square().mean(0)
     assert 0.2 < (spread / stated).mean() < 2.5

@@ -7,6 +7,8 @@ import torch
 
 from iredinterp.energy import CallableEnergy, MLPEnergy, autograd_hessian, map_chunks
 from iredinterp.ired.model import EnergyMLP
+from iredinterp.spectrum import spectra
+from iredinterp.truth.analytic import QuadraticEnergy, haar_orthogonal
 
 # (d_x, d, h): as the inverse task, a wide y (d > h), and one large enough for the blockwise triangle.
 SHAPES = [(9, 9, 24), (16, 30, 12), (5, 210, 256), (7, 230, 40)]
@@ -277,3 +279,24 @@ def test_errors_that_are_not_about_memory_pass_through_at_once():
 def test_chunks_without_rows_are_refused(chunk):
     with pytest.raises(ValueError, match=f"chunk must be at least 1, found {chunk}"):
         list(map_chunks(lambda rows: rows, (torch.arange(3),), chunk))
+
+
+@pytest.mark.parametrize("engine", ["closed", "autograd", "lanczos"])
+def test_an_energy_given_by_formulas_serves_every_engine(generator, engine):
+    spectrum = torch.linspace(-1, 2, 6, dtype=torch.float64)
+    energy = QuadraticEnergy(spectrum=spectrum, eigenbasis=haar_orthogonal(6, generator))
+    x = torch.zeros(3, 1, dtype=torch.float64)
+    y = torch.randn(3, 6, generator=generator, dtype=torch.float64)
+    found = spectra(energy, x, y, 4, engine=engine).eigenvalues
+    torch.testing.assert_close(found, spectrum.expand(3, -1), rtol=0, atol=1e-10)
+
+
+def test_an_energy_given_by_formulas_compresses_and_multiplies_by_its_hessian(generator):
+    Q = haar_orthogonal(6, generator)
+    energy = QuadraticEnergy(spectrum=torch.arange(6, dtype=torch.float64), eigenbasis=Q)
+    x, y = torch.zeros(2, 1, dtype=torch.float64), torch.zeros(2, 6, dtype=torch.float64)
+    core = energy.hessian(x, y, 0, Q[:, 2:4])
+    torch.testing.assert_close(core, torch.diag(torch.tensor([2.0, 3.0]).double()).expand(2, 2, 2))
+    torch.testing.assert_close(
+        energy.hvp(x, y, 0, Q[:, [5, 1]].mT), Q[:, [5, 1]].mT * torch.tensor([[5.0], [1.0]]).double()
+    )

@@ -10,10 +10,11 @@ from iredinterp.energy import CallableEnergy, load_energy
 from iredinterp.errors import ConfigError
 from iredinterp.ired.sampler import sample
 from iredinterp.ired.schedule import cosine_schedule
-from iredinterp.ired.tasks import make_problems
+from iredinterp.ired.tasks import ProblemSpec, make_problems
 from iredinterp.points import (
     gradients_table,
     minimum,
+    model_keys,
     perturbed,
     point_tensors,
     points_table,
@@ -173,3 +174,19 @@ def test_unknown_kinds_and_foreign_problems_are_named(network, seed):
     points = points_table(network, problems, KEYS, ["q_sample"], seed)
     with pytest.raises(ConfigError, match="problem_id"):
         point_tensors(network, points, problems.slice(0, 2))
+
+
+def test_every_point_carries_the_noise_level_of_its_landscape(network, generator):
+    problems = problems_table(make_problems("inverse", 5, 2, seed=3))
+    table = points_table(network, problems, KEYS, ["q_sample"], seed=0)
+    sigma = network.schedule.sigma[tensor_column(table, "t").long()]
+    assert torch.equal(tensor_column(table, "sigma"), sigma)
+
+
+def test_keys_name_the_family_and_the_seed_of_the_configuration(network):
+    spec = ProblemSpec("inverse", 5)
+    keys = model_keys("m-seed3", network, spec, "oracle", family="m", seed=3)
+    assert (keys["model"], keys["family"], keys["seed"]) == ("m-seed3", "m", 3)
+    assert keys["condition"] == "oracle"
+    alone = model_keys("m", network, spec)
+    assert (alone["family"], alone["seed"], alone["condition"]) == ("m", None, "trained")

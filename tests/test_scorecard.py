@@ -46,8 +46,8 @@ def test_a_scorecard_has_every_measure_with_its_bounds(seed):
     assert {row["family"] for row in table} == {"f"}
     assert measured(table, "spectrum_error")["value"] < 1e-10
     assert measured(table, "statistic_error")["value"] < 1e-9
-    rates = ["false_positives", "false_positives_at_s", "detected_1s"]
-    rates += [f"power_{size}s" for size in EFFECTS]
+    rates = ["false_positives", "false_positives_at_s", "detected_at_1s"]
+    rates += [f"power_at_{size}s" for size in EFFECTS]
     for name in rates:
         row = measured(table, name)
         assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
@@ -60,8 +60,8 @@ def test_power_rises_from_none_to_full_as_the_effect_leaves_the_spread(seed):
     trials = Trials(REGISTRATION, HYPOTHESIS, "inverse", rng)
     pool = rng.standard_normal((8 * len(HYPOTHESIS.conditions), 6))
     rows = list(trials.rates(pool, samples(rng, {}), "f", 40))
-    assert measured(rows, "power_1s")["value"] <= 0.3
-    assert measured(rows, "power_3s")["value"] >= 0.9
+    assert measured(rows, "power_at_1s")["value"] <= 0.3
+    assert measured(rows, "power_at_3s")["value"] >= 0.9
     assert measured(rows, "false_positives")["value"] <= 0.15
     assert measured(rows, "false_positives_at_s")["value"] <= 0.3
 

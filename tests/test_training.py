@@ -1,12 +1,14 @@
 """The training loss against torch's own double backward, and a run that can be stopped."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from iredinterp.errors import TrainingError
+from iredinterp.ired import training
 from iredinterp.ired.checkpoint import load_checkpoint
 from iredinterp.ired.model import EnergyMLP
 from iredinterp.ired.schedule import cosine_schedule
@@ -188,6 +190,40 @@ def test_learning_rate_warms_up_and_decays_to_zero_in_each_phase():
     with pytest.raises(ValueError, match="past the end"):
         recipe.phase_at(1500)
     assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+def test_permuted_targets_are_answers_of_other_problems_of_the_same_batch(seed):
+    generators = [torch.Generator().manual_seed(seed) for _ in range(2)]
+    paired, permuted = (
+        training._draw_batch(replace(TINY, permuted=permuted), SCHEDULE, [generator], "cpu")
+        for permuted, generator in zip((False, True), generators, strict=True)
+    )
+    assert torch.equal(paired[0], permuted[0])
+    answers, others = paired[1][0], permuted[1][0]
+    assert not (answers == others).all(-1).any()
+    assert sorted(answers.tolist()) == sorted(others.tolist())
+    X, Y = paired[0].unflatten(-1, (2, 2)), paired[1].unflatten(-1, (2, 2))
+    torch.testing.assert_close(X @ Y, torch.eye(2).expand_as(X), rtol=0, atol=1e-4)
+
+
+def test_a_network_trained_on_permuted_targets_learns_nothing_about_x(seed):
+    # Linear answers, which a network of this size learns at once where it can.
+    recipe = Recipe(ProblemSpec("addition", 2), hidden=16, phases=(Phase(400, 1e-2, False),), batch=64)
+    *_, paired = train(initial_state(recipe, [seed]), every=400)
+    *_, permuted = train(initial_state(replace(recipe, permuted=True), [seed]), every=400)
+    baseline = paired.history[-1]["mean_mse"]
+    assert paired.history[-1]["held_out_mse"] < 0.5 * baseline
+    assert permuted.history[-1]["held_out_mse"] > 0.8 * baseline
+
+
+def test_float16_files_are_half_as_large_and_differ_by_rounding_alone(tmp_path, seed):
+    *_, state = train(initial_state(TINY, [seed]), every=12)
+    (full,) = save_networks(state, "full", tmp_path)
+    (half,) = save_networks(state, "half", tmp_path, "float16")
+    assert half.stat().st_size < 0.6 * full.stat().st_size
+    exact, rounded = (load_checkpoint(path).model.parameters for path in (full, half))
+    for name, value in exact.items():
+        torch.testing.assert_close(rounded[name], value, rtol=2**-11, atol=1e-7)
 
 
 def test_saved_networks_load_with_their_recipe_and_seed(tmp_path, seed):

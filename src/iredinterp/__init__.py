@@ -27,6 +27,11 @@ _PUBLIC = {
     "Spectra": "iredinterp.spectrum",
     "spectra": "iredinterp.spectrum",
     "HessianAnalyzer": "iredinterp.analyses.hessian",
+    "BayesOracle": "iredinterp.truth.oracle",
+    "planted": "iredinterp.truth.planted",
+    "planted_energy": "iredinterp.truth.planted",
+    "setting": "iredinterp.conditions",
+    "verdict": "iredinterp.evidence.verdicts",
     "read_table": "iredinterp.tables",
     "write_table": "iredinterp.tables",
 }

@@ -23,12 +23,13 @@ def score_model(model: EnergyMLP, spec: ProblemSpec, count: int, seed: int) -> C
     """Score a network by the official protocol: float32, the value its faithful sampler returns.
 
     Args:
-        model: float32 network.
+        model: network; scored in float32.
         spec: the distribution to test on.
         count: fresh problems (the official evaluation takes 22 batches of 256).
         seed: of the problems and of the sampler's first states.
     """
     generator = torch.Generator().manual_seed(seed)
+    model = model.to(torch.float32)
 
     def predict(x: Tensor) -> Tensor:
         init = torch.randn(len(x), model.dim_y, generator=generator)

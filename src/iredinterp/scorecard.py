@@ -69,8 +69,8 @@ def scorecard(
         * of the hypothesis, statistic_error: of its statistic there; false_positives: SUPPORTED or REVERSED
           where trained model and nulls are all untrained networks, dealt out at random;
           false_positives_at_s: SUPPORTED where the effect is s against one null and far above the others;
-          power_ks: SUPPORTED at k·s against every null; detected_1s: at s, the test on seeds rejects; time:
-          seconds per judgement.
+          power_at_ks: SUPPORTED at k·s against every null, the oracle far away; detected_at_1s: at s, the
+          test on seeds rejects; time: seconds per judgement.
     """
     words = np.random.SeedSequence(seed).spawn(len(specs))
     rows = []
@@ -207,8 +207,8 @@ class Trials:
             found = [self.verdict(self.shifted(spread, effects)) for _ in range(replicates)]
             if size == 1:
                 detected = sum(v.p_holm <= alpha and v.hardest.effect > 0 for v in found)
-                yield self.rate("detected_1s", detected, replicates)
-            yield self.rate(f"power_{size}s", sum(v.verdict == "SUPPORTED" for v in found), replicates)
+                yield self.rate("detected_at_1s", detected, replicates)
+            yield self.rate(f"power_at_{size}s", sum(v.verdict == "SUPPORTED" for v in found), replicates)
 
     def nth(self, index: int) -> str:
         """The null that the effect is smallest against, each in turn."""

@@ -21,15 +21,27 @@ SMALL = {
     "points": {"kinds": ["q_sample", "minimum"], "draws": 1, "seed": 0},
     "competence": {"count": 100, "seed": 1},
 }
-# The model and its oracle.
-HESSIAN = {"hessian_block": 4, "hessian_gather": 6, "hessian_figures": 1}
-EVERYTHING = {"problems": 1, "competence": 1, "points": 4, "gradients": 2, **HESSIAN}
+# The model and its oracle, two blocks each.
+EXP001 = {
+    "problems": 1,
+    "competence": 1,
+    "points": 4,
+    "gradients": 2,
+    "hessian_block": 4,
+    "hessian_gather": 6,
+    "hessian_figures": 1,
+}
+# The default target has the planted network too.
+HESSIAN = {"hessian_block": 6, "hessian_gather": 8, "hessian_figures": 1, "calibration": 1}
+POINTS = {"points": 6, "gradients": 2}
+PLANTED = {"planted_network": 1, "points": 2, "hessian_block": 2, "hessian_gather": 2, "calibration": 1}
+EVERYTHING = {"problems": 1, "planted_network": 1, "competence": 1, **POINTS, **HESSIAN}
 OTHER_RECIPE = {
     "problems": PROBLEMS,
     "hidden": 8,
     "phases": [{"steps": 9, "learning_rate": 0.1, "contrastive": True}],
 }
-TARGETS = {"all", "cards", "exp001", "hessian"}
+TARGETS = {"all", "cards", "exp001", "hessian", "planted"}
 
 
 class Project:
@@ -180,7 +192,7 @@ def test_unused_code_reruns_nothing(project):
             "src/iredinterp/ired/sampler.py",
             "ANSWER_LIMIT = 2.0",
             "ANSWER_LIMIT = 2.5",
-            {**EVERYTHING, "problems": 0},
+            {**EVERYTHING, "problems": 0, "planted_network": 0},
         ),
     ],
     ids=["figures", "linalg", "template", "sampler"],
@@ -194,9 +206,10 @@ def test_an_edit_of_the_library_reruns_exactly_what_depends_on_it(project, path,
     ("section", "values", "expected"),
     [
         ("hessian", {"vectors": 4}, HESSIAN),
-        ("points", {"seed": 9}, {"points": 4, "gradients": 2, **HESSIAN}),
+        ("points", {"seed": 9}, {**POINTS, **HESSIAN}),
         ("competence", {"seed": 9}, {"competence": 1, "hessian_figures": 1}),
-        ("sampling", {"seed": 9}, {**EVERYTHING, "competence": 0}),
+        ("sampling", {"seed": 9}, {**EVERYTHING, "competence": 0, "planted_network": 0}),
+        ("planted", {"seed": 9}, {**EVERYTHING, "problems": 0, **dict.fromkeys(EXP001, 0), **PLANTED}),
         ("training", {"other": OTHER_RECIPE}, {}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -210,7 +223,7 @@ def test_another_checkpoint_reruns_everything_of_its_model(project):
     checkpoints = project.folder / "resources/checkpoints"
     other = (checkpoints / "addition-n5-seed0.safetensors").read_bytes()
     (checkpoints / f"{MODEL}.safetensors").write_bytes(other)
-    assert project.planned() == {**{k: v for k, v in EVERYTHING.items() if k != "problems"}}
+    assert project.planned() == {rule: count for rule, count in EXP001.items() if rule != "problems"}
 
 
 def test_an_edit_undone_reruns_nothing(project):
@@ -227,11 +240,13 @@ def test_an_edit_undone_reruns_nothing(project):
 
 def test_targets_by_name_and_by_path(project):
     shutil.rmtree(project.folder / "results")
-    assert project.planned("exp001") == EVERYTHING
-    assert project.planned("hessian") == EVERYTHING
+    assert project.planned() == EVERYTHING
+    assert project.planned("exp001") == EXP001
+    assert project.planned("hessian") == EXP001
+    assert project.planned("planted") == PLANTED | {"problems": 1}
     assert project.planned("cards") == {"competence": 1}
     assert project.planned(f"results/points/{MODEL}/trained/block-1.parquet") == {"problems": 1, "points": 1}
-    assert project.planned("trained") == {"train": 9, "trained": 1}
+    assert project.planned("trained") == {"train": 8, "trained": 1}
 
 
 def test_the_same_inputs_give_the_same_bytes(built, tmp_path):

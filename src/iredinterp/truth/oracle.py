@@ -117,8 +117,8 @@ class BayesOracle(ClosedFormEnergy):
         return self._hessian_and_error(x, y, t)[0].to(y.dtype)
 
     @torch.no_grad()
-    def standard_error(self, x: Tensor, y: Tensor, t: Tensor | int) -> Tensor:
-        """Monte Carlo standard error of ∇²_yE* in the Frobenius norm, relative to ‖∇²_yE*‖_F.
+    def hessian_and_error(self, x: Tensor, y: Tensor, t: Tensor | int) -> tuple[Tensor, Tensor]:
+        """∇²_yE*, (B, d, d), and its Monte Carlo standard error in the Frobenius norm, (B,), both float64.
 
         Args:
             x: (B, d_x).
@@ -126,9 +126,13 @@ class BayesOracle(ClosedFormEnergy):
             t: integer or (B,).
 
         Returns:
-            (B,); 0 where the oracle is exact. From the spread between eight independent estimates.
+            The error is 0 where the oracle is exact. From the spread between eight independent estimates.
         """
-        hessian, error = self._hessian_and_error(x, y, checked_levels(y, t, self.schedule))
+        return self._hessian_and_error(x, y, checked_levels(y, t, self.schedule))
+
+    def standard_error(self, x: Tensor, y: Tensor, t: Tensor | int) -> Tensor:
+        """That error relative to ‖∇²_yE*‖_F, (B,)."""
+        hessian, error = self.hessian_and_error(x, y, t)
         return (error / hessian.norm(dim=(1, 2))).to(y.dtype)
 
     @torch.no_grad()

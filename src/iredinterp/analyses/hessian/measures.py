@@ -156,13 +156,15 @@ def _distances(
     energy: Energy, oracle: Energy, hessian: Tensor, x: Tensor, y: Tensor, t: Tensor
 ) -> dict[str, Tensor]:
     """(B, 2) each: a distance, and the standard error of the reference on the same scale."""
-    optimal = oracle.hessian(x, y, t).double()
     norm = torch.linalg.matrix_norm
-    curvature = norm(hessian - optimal) / norm(optimal)
+    if hasattr(oracle, "hessian_and_error"):
+        optimal, error = oracle.hessian_and_error(x, y, t)
+    else:
+        optimal = oracle.hessian(x, y, t).double()
+        error = torch.zeros_like(optimal[:, 0, 0])
+    curvature, sampled = norm(hessian - optimal) / norm(optimal), error / norm(optimal)
     slope = (energy.gradient(x, y, t) - oracle.gradient(x, y, t)).double().square().mean(-1).sqrt()
-    exact = torch.zeros_like(slope)
-    sampled = oracle.standard_error(x, y, t) if hasattr(oracle, "standard_error") else exact
-    unknown = exact.where(sampled == 0, torch.nan)
+    unknown = error.where(error == 0, torch.nan)
     return {
         "oracle_distance": torch.stack([curvature, sampled], -1),
         "oracle_gradient_distance": torch.stack([slope, unknown], -1),

@@ -1,0 +1,156 @@
+"""From checkpoints to verdicts: a small null ladder run for real, and what stops it."""
+
+import shutil
+
+import pytest
+from test_workflow import Project
+
+from iredinterp.config import CONDITIONS
+from iredinterp.tables import read_provenance, read_table
+
+FAMILY = "inverse-n5"
+SEEDS = (0, 1)
+CHECKPOINT = "resources/checkpoints/inverse-n5{}-seed{{seed}}.safetensors"
+TINY = {
+    "select": [FAMILY],
+    "sampling": {"count": 4, "block": 4, "seed": 0},
+    "points": {"kinds": ["q_sample"], "draws": 1, "seed": 0},
+    "scorecard": {"replicates": 20, "seed": None},
+}
+MODELS = {
+    FAMILY: {
+        "checkpoint": CHECKPOINT.format(""),
+        "permuted": CHECKPOINT.format("-permuted"),
+        "seeds": list(SEEDS),
+        "problems": FAMILY,
+    }
+}
+JOBS = len(SEEDS) * len(CONDITIONS)
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    project = Project(tmp_path_factory.mktemp("judged"))
+    project.configure(TINY | {"models": MODELS})
+    project.snakemake("verdicts", "scorecard")
+    return project
+
+
+@pytest.fixture
+def project(judged, tmp_path):
+    copy = Project.__new__(Project)
+    copy.folder = tmp_path / "project"
+    shutil.copytree(judged.folder, copy.folder, copy_function=shutil.copy2)
+    return copy
+
+
+def verdicts(project):
+    return read_table(project.folder / "results/verdicts.parquet").to_pandas().set_index("hypothesis")
+
+
+def test_two_seeds_are_told_that_they_cannot_decide_whatever_the_effect(judged):
+    (row,) = verdicts(judged).query("family == @FAMILY").itertuples()
+    assert row.verdict == "INCONCLUSIVE"
+    assert row.reason == "2 seeds: the smallest two-sided p is 0.5, above 0.05; train at least 6"
+    assert row.gate_passed
+    assert row.n_seeds == 2
+    assert row.reproduce == "snakemake verdicts"
+
+
+def test_hypotheses_whose_analysis_does_not_exist_say_not_run(judged):
+    rows = verdicts(judged).query("family == ''")
+    assert set(rows.index) == {
+        "spectrum_progression",
+        "grassmann_energy",
+        "monosemantic_gradients",
+        "manifold_curvature",
+        "coarse_to_fine",
+        "circuits",
+    }
+    assert (rows["verdict"] == "INCONCLUSIVE").all()
+    assert rows["reason"].str.startswith("not run: no samples of").all()
+
+
+def test_every_condition_was_measured_with_the_same_points(judged):
+    samples = read_table(judged.folder / "results/samples.parquet").to_pandas()
+    assert len(samples) == JOBS * 4
+    assert set(samples["condition"]) == set(CONDITIONS)
+    results = judged.folder / "results/points/inverse-n5-seed0"
+    points = [
+        read_table(results / f"{condition}/block-0.parquet", ["problem_id", "t", "y"])
+        for condition in CONDITIONS
+    ]
+    assert all(table.equals(points[0]) for table in points)
+
+
+def test_the_oracle_is_at_no_distance_from_itself_and_the_trained_model_at_some(judged):
+    for condition, optimal in (("oracle", True), ("trained", False)):
+        path = f"results/hessian/inverse-n5-seed0/{condition}/blocks/0/metrics.parquet"
+        frame = read_table(judged.folder / path).to_pandas()
+        distance = frame.loc[frame["metric"] == "oracle_distance", "value"]
+        assert len(distance) == 40
+        assert (distance < 1e-9).all() == optimal
+
+
+def test_the_planted_spectrum_is_found_at_every_level(judged):
+    table = read_table(judged.folder / f"results/planted/{FAMILY}/calibration.parquet").to_pandas()
+    errors = table.loc[table["metric"] == "spectrum_error"]
+    assert sorted(errors["t"]) == list(range(10))
+    assert (errors["value"] < 1e-10).all()
+
+
+def test_the_verdict_carries_the_hash_of_what_was_registered(judged):
+    record = read_provenance(judged.folder / "results/verdicts.parquet")
+    table = read_table(judged.folder / "results/verdicts.parquet")
+    assert record["inputs"]["hypotheses"] == table["hypotheses_sha256"][0].as_py()
+
+
+def test_the_scorecard_names_its_seed_and_another_one_differs(project):
+    path = project.folder / "results/scorecard.parquet"
+    first = read_provenance(path)["seed"]
+    assert str(first) in (project.folder / "results/scorecard.html").read_text()
+    project.snakemake("scorecard", "--forcerun", "scorecard")
+    assert read_provenance(path)["seed"] != first
+
+
+def test_a_second_run_has_nothing_to_do(project):
+    assert "Nothing to be done" in project.snakemake("verdicts", "scorecard")
+
+
+def test_another_registration_is_judged_anew_from_the_same_measurements(project):
+    project.edit("config/hypotheses.yaml", "sesoi: 0.1", "sesoi: 0.2")
+    assert project.planned("verdicts") == {"calibration": 1, "verdicts": 1}
+
+
+def test_an_edit_of_the_ladder_reruns_every_rung_and_not_the_planted_network(project):
+    project.configure({"conditions": {"seed": 5}})
+    planned = project.planned("verdicts")
+    assert "planted_network" not in planned
+    assert planned["points"] >= JOBS
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("statistic: log_slope", "statistic: log_slop", "log_slop"),
+        ("naive: [random_init, permuted_weights]", "naive: [random_initt]", "random_initt"),
+        ("tasks: [addition, inverse, completion]", "tasks: [addition, sudoku]", "sudoku"),
+    ],
+)
+def test_unknown_names_fail_at_start_with_the_line_of_the_file(project, old, new, message):
+    path = project.folder / "config/hypotheses.yaml"
+    line = next(i for i, text in enumerate(path.read_text().splitlines(), 1) if old in text)
+    project.edit("config/hypotheses.yaml", old, new)
+    output = project.snakemake("--dry-run", "verdicts", fails=True)
+    assert f"config/hypotheses.yaml:{line}: " in output
+    assert message in output
+
+
+def test_a_condition_without_its_checkpoint_says_why_in_the_verdict(project):
+    project.configure({"models": {FAMILY: MODELS[FAMILY] | {"permuted": None}}})
+    project.snakemake("verdicts")
+    contrasts = read_table(project.folder / "results/contrasts.parquet").to_pandas()
+    (row,) = contrasts.query("condition == 'permuted_targets'").itertuples()
+    assert "models.inverse-n5.permuted is not set" in row.reason
+    (row,) = verdicts(project).query("family == @FAMILY").itertuples()
+    assert "required null permuted_targets is missing" in row.reason
