@@ -178,7 +178,7 @@ def test_a_family_of_seeds_becomes_one_model_per_seed():
 
 def test_a_family_or_a_member_can_be_selected():
     every = selected_models(filled(select=[]))
-    assert len(every) == 24
+    assert len(every) == 26
     assert not [name for name in every if name.startswith("planted")]
     assert selected_models(filled(select=[FAMILY])) == [name for name in every if FAMILY in name]
     assert selected_models(filled(select=["planted-inverse-n20"])) == ["planted-inverse-n20"]

@@ -300,6 +300,22 @@ def test_the_bundled_checkpoints_were_trained_by_the_committed_recipes():
             assert record == {"recipe": Recipe.from_dict(settings).to_dict(), "seed": seed}
 
 
+def test_the_bundled_checkpoints_are_small_and_each_belongs_to_a_model():
+    sizes = {
+        path.name: path.stat().st_size for path in (ROOT / "resources/checkpoints").glob("*.safetensors")
+    }
+    demo = {name: size for name, size in sizes.items() if "-n5-" in name}
+    assert len(demo) == 3 * 2 * 8
+    assert sum(demo.values()) <= 20e6
+    assert all(size <= 6e6 for name, size in sizes.items() if name not in demo)
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    named = set()
+    for entry in config["models"].values():
+        for path in (entry["checkpoint"], entry.get("permuted", "")):
+            named |= {Path(path.replace("{seed}", str(seed))).name for seed in entry.get("seeds", [0])}
+    assert named - {""} == set(sizes)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
