@@ -54,7 +54,7 @@ def test_two_seeds_are_told_that_they_cannot_decide_whatever_the_effect(judged):
     assert row.reason == "2 seeds: the smallest two-sided p is 0.5, above 0.05; train at least 6"
     assert row.gate_passed
     assert row.n_seeds == 2
-    assert row.reproduce == "snakemake verdicts"
+    assert row.reproduce == "snakemake verdicts --config 'select=[inverse-n5]'"
 
 
 def test_hypotheses_whose_analysis_does_not_exist_say_not_run(judged):

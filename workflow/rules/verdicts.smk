@@ -32,7 +32,7 @@ rule verdicts:
         **code("verdicts"),
         families=FAMILIES,
         undefined=UNDEFINED,
-        reproduce="snakemake verdicts",
+        reproduce=f"snakemake verdicts --config 'select=[{','.join(FAMILIES)}]'",
     message:
         "Judge the registered hypotheses"
     script:
