@@ -126,8 +126,8 @@ def same_budget(folder: Path, task: str) -> str:
     ]
     return (
         f"In the {budget:.0f} s of this recipe ({recipe.steps} steps of {recipe.batch}): MSE "
-        f"{scores[0].mse:.3g} here; {scores[1].mse:.3g} by the official settings (batch 2048, Adam 1e-4, both "
-        f"losses, raw weights after {official.steps} steps), on {TEST_PROBLEMS:,} problems."
+        f"{scores[0].mse:.3g} here; {scores[1].mse:.3g} by the official settings (batch 2048, Adam 1e-4, "
+        f"both losses, raw weights after {official.steps} steps), on {TEST_PROBLEMS:,} problems."
     )
 
 

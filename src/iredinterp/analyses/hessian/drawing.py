@@ -176,10 +176,10 @@ def figure_summary(
         _curve(axes[3], table, name, "", label, color, line)
     axes[3].set_title("distance to the optimum")
     _level_axis(axes[3], table)
-    if axes[3].lines:
-        axes[3].set_yscale("log")
-    axes[0].set_yscale("log")
-    for ax in (axes[0], axes[3]):
+    for ax in axes[[0, 3]]:
+        if not ax.lines:
+            continue
+        ax.set_yscale("log")
         ax.yaxis.set_major_formatter(LogFormatter())
         ax.yaxis.set_minor_formatter(LogFormatter())
     axes[0].set_ylabel("ratio (dimensionless)")
@@ -357,8 +357,10 @@ def _curve(
 
 def _optimum(ax: Axes, table: pa.Table | None, metric: str, component: str, color: str) -> None:
     """Median of the Bayes-optimal energy, where it is defined."""
-    if table is not None:
-        median = _samples(table, metric, component).median()
+    if table is None:
+        return
+    median = _samples(table, metric, component).median()
+    if median.notna().any():
         ax.plot(median.index, median, color=color, linestyle="-.", linewidth=0.9)
 
 
