@@ -46,7 +46,7 @@ def main() -> None:
     arguments.add_argument("--task", choices=TASKS, default="inverse", help="of the comparison at n = 20")
     options = arguments.parse_args()
     torch.set_num_threads(THREADS)
-    heading = f"## Training, {device_name(options.device)}\n\n"
+    heading = f"## Training, {device_name(options.device).replace('one thread', f'{THREADS} threads')}\n\n"
     version = torch.__version__.split("+")[0]
     sections = [
         f"Written by `python benchmarks/training.py` (torch {version}, {THREADS} threads on two cores, "
