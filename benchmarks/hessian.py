@@ -55,7 +55,7 @@ def main() -> None:
                 sections.append(spectrum_section(n, weights, energy, points, options.rounds, clock))
     if options.device != "cpu":
         sections.append(throughput_section(options.device))
-    heading = f"## {device_name(options.device)}\n\n"
+    heading = f"## Input-Hessian spectra, {device_name(options.device)}\n\n"
     write_results(heading, heading + "\n\n".join(sections) + "\n")
 
 
@@ -245,13 +245,13 @@ def ratio(seconds: list[float], base: list[float]) -> str:
     return f"{statistics.median(ratios):.3g} ({ratios[0]:.3g} to {ratios[-1]:.3g})"
 
 
-def device_name(device: str) -> str:
+def device_name(device: str, threads: str = "one thread") -> str:
     """What the figures were measured on."""
     if device != "cpu":
         return torch.cuda.get_device_name(device)
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"CPU, one thread of {models[0] if models else platform.processor()}"
+    return f"CPU, {threads} of {models[0] if models else platform.processor()}"
 
 
 def introduction(options) -> str:
@@ -267,7 +267,7 @@ def introduction(options) -> str:
 
 def write_results(heading: str, section: str) -> None:
     """Replace this device's section of the results page, or add it."""
-    title = "# Input-Hessian spectra: measured\n\n"
+    title = "# Measured\n\n"
     text = RESULTS.read_text() if RESULTS.exists() else title
     before, found, rest = text.partition(heading)
     after = rest[rest.index("\n## ") + 1 :] if found and "\n## " in rest else ""

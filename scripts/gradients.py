@@ -9,13 +9,12 @@ from iredinterp.runlog import run_log
 from iredinterp.tables import read_table, write_table
 
 if __name__ == "__main__":
-    inputs, params = snakemake.input, snakemake.params
+    inputs, params, condition = snakemake.input, snakemake.params, snakemake.wildcards.condition
     with run_log(snakemake.log[0], snakemake.threads):
         model = load_energy(inputs.checkpoint, params.weights, device=params.device)
         spec, problems = ProblemSpec.from_dict(params.spec), read_table(inputs.problems[0])
-        here = setting(snakemake.wildcards.condition, model, spec, problems, **params.conditions)
-        write_table(
-            gradients_table(here.energy, read_table(inputs.points[0]), here.problems),
-            snakemake.output[0],
-            provenance({"weights": params.weights}, inputs=dict(inputs.items()), code=params.code),
-        )
+        here = setting(condition, model, spec, problems, **params.conditions)
+        settings = {"weights": params.weights, "condition": condition, "conditions": dict(params.conditions)}
+        footer = provenance(settings, inputs=dict(inputs.items()), code=params.code)
+        table = gradients_table(here.energy, read_table(inputs.points[0]), here.problems)
+        write_table(table, snakemake.output[0], footer)

@@ -9,13 +9,14 @@ from iredinterp.runlog import run_log
 from iredinterp.tables import read_table, write_table
 
 if __name__ == "__main__":
-    inputs, params = snakemake.input, snakemake.params
+    inputs, params, condition = snakemake.input, snakemake.params, snakemake.wildcards.condition
     with run_log(snakemake.log[0], snakemake.threads):
         model = load_energy(inputs.checkpoint, params.weights, device=params.device)
         spec, problems = ProblemSpec.from_dict(params.spec), read_table(inputs.problems[0])
-        here = setting(snakemake.wildcards.condition, model, spec, problems, **params.conditions)
+        here = setting(condition, model, spec, problems, **params.conditions)
         points = read_table(inputs.points[0])
-        footer = provenance(params.hessian, inputs=dict(inputs.items()), code=params.code)
+        settings = params.hessian | {"condition": condition, "conditions": dict(params.conditions)}
+        footer = provenance(settings, inputs=dict(inputs.items()), code=params.code)
         tables = spectrum_tables(here.energy, points, here.problems, oracle=here.oracle, **params.hessian)
         for table, path in zip(tables, snakemake.output, strict=True):
             write_table(table, path, footer)

@@ -18,5 +18,6 @@ if __name__ == "__main__":
         problems = here.problems.slice(int(wildcards.block) * params.block, params.block)
         points = {"kinds": list(params.kinds), "draws": params.draws, "seed": params.seed}
         table = points_table(here.energy, problems, keys, **points)
-        footer = provenance(points, params.seed, dict(inputs.items()), params.code)
+        settings = points | {"condition": condition, "conditions": dict(params.conditions)}
+        footer = provenance(settings, params.seed, dict(inputs.items()), params.code)
         write_table(table, snakemake.output[0], footer)

@@ -122,7 +122,10 @@ def test_oracle_noise_errs_as_much_as_the_network_in_gradient_and_hessian_at_eve
 
 def test_a_planted_network_is_not_compared_with_the_optimum_of_a_task(tmp_path, problems):
     save_planted(planted(SPEC.dim_x, SPEC.dim_y, 0), tmp_path / "p.safetensors")
-    assert under("trained", load_energy(tmp_path / "p.safetensors"), problems).oracle is None
+    energy = load_energy(tmp_path / "p.safetensors")
+    assert under("trained", energy, problems).oracle is None
+    with pytest.raises(TaskError, match="it has no oracle but its truth"):
+        under("oracle", energy, problems)
 
 
 def test_a_task_without_a_reference_has_no_oracle_and_says_why(network):

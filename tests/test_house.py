@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "errors": set(),
     "files": set(),
     "config": LEAVES,
+    "pages": LEAVES,
     "provenance": LEAVES,
     "runlog": LEAVES,
     "tables": LEAVES,
@@ -32,15 +33,15 @@ MAY_IMPORT = {
     "linalg": LEAVES,
     "bases": LEAVES,
     "ired": LEAVES | {"ired"},
-    "cards": LEAVES | {"ired", "tables"},
+    "cards": LEAVES | {"ired", "pages", "tables"},
     "energy": LEAVES | {"ired"},
     "spectrum": LEAVES | {"energy", "linalg", "ired"},
     "points": LEAVES | {"energy", "ired", "tables"},
     "truth": LEAVES | {"energy", "ired", "tables", "truth"},
     "conditions": LEAVES | {"energy", "ired", "points", "truth"},
     "analyses": LEAVES | {"energy", "spectrum", "points", "ired", "linalg", "bases", "tables", "figures"},
-    "scorecard": LEAVES | {"energy", "ired", "points", "spectrum", "truth", "evidence"},
-    "evidence": LEAVES | {"config", "evidence", "tables"},
+    "scorecard": LEAVES | {"energy", "ired", "pages", "points", "spectrum", "truth", "evidence"},
+    "evidence": LEAVES | {"config", "evidence", "pages", "tables"},
 }
 
 

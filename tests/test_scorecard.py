@@ -92,7 +92,7 @@ def test_an_engine_with_errors_is_found_out(generator, monkeypatch):
         return replace(found, eigenvalues=found.eigenvalues * 1.01)
 
     monkeypatch.setattr(module, "spectra", off)
-    rows = list(recovery(HYPOTHESIS, SPEC, "closed", generator))
+    rows = list(recovery([HYPOTHESIS], SPEC, "closed", generator))
     assert measured(rows, "spectrum_error")["value"] == pytest.approx(0.01, rel=1e-6)
 
 
@@ -132,6 +132,7 @@ def test_the_axis_holds_every_interval_and_the_smallest_effect(seed):
 
 def test_fresh_seeds_give_fresh_networks(seed):
     first, second = (
-        list(recovery(HYPOTHESIS, SPEC, "closed", torch.Generator().manual_seed(seed + i))) for i in range(2)
+        list(recovery([HYPOTHESIS], SPEC, "closed", torch.Generator().manual_seed(seed + i)))
+        for i in range(2)
     )
     assert measured(first, "spectrum_error")["value"] != measured(second, "spectrum_error")["value"]

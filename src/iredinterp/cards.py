@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jinja2
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from iredinterp.files import atomic_file
 from iredinterp.ired.checkpoint import Checkpoint
 from iredinterp.ired.competence import BASELINE_NAMES, MODEL, Competence, competence
 from iredinterp.ired.model import EnergyMLP
 from iredinterp.ired.sampler import sample
 from iredinterp.ired.tasks import ProblemSpec
+from iredinterp.pages import render_page
 
 BATCH = 256
 
@@ -69,11 +68,10 @@ def render_card(
     name: str, checkpoint: Checkpoint, spec: ProblemSpec, result: Competence, path: str | Path
 ) -> None:
     """Write the card as a self-contained HTML page, atomically."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("iredinterp"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
     entries = list(dict.fromkeys(row["entries"] for row in result.rows()))
-    page = environment.get_template("card.html").render(
+    render_page(
+        "card.html",
+        path,
         name=name,
         checkpoint=checkpoint,
         spec={key: value for key, value in spec.to_dict().items() if value is not None},
@@ -82,5 +80,3 @@ def render_card(
         predictors=list(dict.fromkeys(row["predictor"] for row in result.rows())),
         labels={MODEL: "this model", **BASELINE_NAMES},
     )
-    with atomic_file(path) as file:
-        file.write(page.encode())

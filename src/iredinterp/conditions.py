@@ -70,17 +70,22 @@ def setting(
     """
     if condition not in _BUILDERS:
         raise ConfigError(f"condition {condition!r} is unknown; use one of {', '.join(_BUILDERS)}")
+    oracle = None
     try:
-        oracle = BayesOracle(spec, schedule=energy.schedule, dtype=energy.dtype, device=energy.device)
+        oracle = _reference(energy, spec)
     except TaskError:
         if condition.startswith("oracle"):
             raise
-        oracle = None
-    if "planted" in energy.checkpoint.record:
-        # Its landscape has only the shapes in common with the task.
-        oracle = None
     given = _Given(energy, oracle, spec, problems, _generator(seed, condition, energy), calibration)
     return Setting(*_BUILDERS[condition](given), oracle)
+
+
+def _reference(energy: MLPEnergy, spec: ProblemSpec) -> Energy:
+    if "planted" in energy.checkpoint.record:
+        raise TaskError(
+            "a planted network shares only its shapes with the task: it has no oracle but its truth"
+        )
+    return BayesOracle(spec, schedule=energy.schedule, dtype=energy.dtype, device=energy.device)
 
 
 @dataclass(frozen=True)

@@ -223,8 +223,27 @@ class MLPEnergy(Energy):
         return output, layers
 
 
+class FunctionEnergy(Energy):
+    """Base of energies given as a function that autograd can follow.
+
+    Attributes:
+        function: (x (B, d_x), y (B, d), t (B,)) → E (B,), problem by problem independent.
+    """
+
+    function: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+    def __post_init__(self):
+        object.__setattr__(self, "device", torch.device(self.device))
+        object.__setattr__(self, "schedule", self.schedule.to(self.dtype, self.device))
+
+    @torch.no_grad()
+    def energy(self, x: Tensor, y: Tensor, t: Tensor | int) -> Tensor:
+        """E, (B,)."""
+        return self.function(x, y, checked_levels(y, t, self.schedule))
+
+
 @dataclass(frozen=True)
-class CallableEnergy(Energy):
+class CallableEnergy(FunctionEnergy):
     """Any differentiable function as an `Energy`, through torch.func.
 
     Args:
@@ -242,15 +261,6 @@ class CallableEnergy(Energy):
     schedule: Schedule = field(default_factory=cosine_schedule)
     dtype: torch.dtype = torch.float64
     device: torch.device | str = "cpu"
-
-    def __post_init__(self):
-        object.__setattr__(self, "device", torch.device(self.device))
-        object.__setattr__(self, "schedule", self.schedule.to(self.dtype, self.device))
-
-    @torch.no_grad()
-    def energy(self, x: Tensor, y: Tensor, t: Tensor | int) -> Tensor:
-        """E, (B,)."""
-        return self.function(x, y, checked_levels(y, t, self.schedule))
 
     def energy_and_gradient(self, x: Tensor, y: Tensor, t: Tensor | int) -> tuple[Tensor, Tensor]:
         """E, (B,), and ∇_yE, (B, d), by one backward pass."""
@@ -278,7 +288,7 @@ class CallableEnergy(Energy):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClosedFormEnergy(Energy):
+class ClosedFormEnergy(FunctionEnergy):
     """Base of energies known by a formula: a subclass writes E, ∇_yE and ∇²_yE, the rest follows.
 
     Args:
@@ -295,10 +305,6 @@ class ClosedFormEnergy(Energy):
     dtype: torch.dtype = torch.float64
     device: torch.device | str = "cpu"
 
-    def __post_init__(self):
-        object.__setattr__(self, "device", torch.device(self.device))
-        object.__setattr__(self, "schedule", self.schedule.to(self.dtype, self.device))
-
     @abstractmethod
     def function(self, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
         """E, (B,), for x (B, d_x), y (B, d) and t (B,), in operations that autograd and vmap can follow."""
@@ -310,11 +316,6 @@ class ClosedFormEnergy(Energy):
     @abstractmethod
     def hessian_formula(self, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
         """∇²_yE, (B, d, d), from its formula."""
-
-    @torch.no_grad()
-    def energy(self, x: Tensor, y: Tensor, t: Tensor | int) -> Tensor:
-        """E, (B,)."""
-        return self.function(x, y, checked_levels(y, t, self.schedule))
 
     @torch.no_grad()
     def energy_and_gradient(self, x: Tensor, y: Tensor, t: Tensor | int) -> tuple[Tensor, Tensor]:

@@ -16,14 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from iredinterp.energy import (
-    CallableEnergy,
-    ClosedFormEnergy,
-    Energy,
-    MLPEnergy,
-    autograd_hessian,
-    checked_levels,
-)
+from iredinterp.energy import Energy, FunctionEnergy, MLPEnergy, autograd_hessian, checked_levels
 from iredinterp.errors import EngineError
 from iredinterp.linalg import lanczos, random_vectors
 
@@ -298,7 +291,7 @@ ENGINES = {
 def _function(energy: Energy, engine: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     if isinstance(energy, MLPEnergy):
         return energy.model.energy
-    if isinstance(energy, CallableEnergy | ClosedFormEnergy):
+    if isinstance(energy, FunctionEnergy):
         return energy.function
     raise EngineError(
         f"engine {engine!r} differentiates a function and {type(energy).__name__} offers none: wrap it in a "

@@ -1,7 +1,5 @@
 """From checkpoints to verdicts: a small null ladder run for real, and what stops it."""
 
-import shutil
-
 import pytest
 from test_workflow import Project
 
@@ -38,10 +36,7 @@ def judged(tmp_path_factory):
 
 @pytest.fixture
 def project(judged, tmp_path):
-    copy = Project.__new__(Project)
-    copy.folder = tmp_path / "project"
-    shutil.copytree(judged.folder, copy.folder, copy_function=shutil.copy2)
-    return copy
+    return judged.copied(tmp_path / "project")
 
 
 def verdicts(project):
@@ -81,6 +76,18 @@ def test_every_condition_was_measured_with_the_same_points(judged):
         for condition in CONDITIONS
     ]
     assert all(table.equals(points[0]) for table in points)
+
+
+def test_every_table_says_under_which_condition_it_was_made(judged):
+    for kind in ("points", "hessian"):
+        for condition in CONDITIONS:
+            tables = list(
+                (judged.folder / f"results/{kind}").glob(f"inverse-n5-seed*/{condition}/**/*.parquet")
+            )
+            assert tables
+            for path in tables:
+                parameters = read_provenance(path)["parameters"]
+                assert (parameters["condition"], parameters["conditions"]["calibration"]) == (condition, 256)
 
 
 def test_the_oracle_is_at_no_distance_from_itself_and_the_trained_model_at_some(judged):

@@ -55,6 +55,14 @@ class Project:
             )
         self.configure(SMALL)
 
+    def copied(self, folder: Path) -> "Project":
+        """The same with its results, in another folder."""
+        copy = Project.__new__(Project)
+        copy.folder = folder
+        # Dates matter: a newer input is looked at again.
+        shutil.copytree(self.folder, folder, copy_function=shutil.copy2)
+        return copy
+
     def configure(self, values: dict) -> None:
         path = self.folder / "config/config.yaml"
         config = yaml.safe_load(path.read_text())
@@ -102,11 +110,7 @@ def built(tmp_path_factory):
 @pytest.fixture
 def project(built, tmp_path):
     """A copy of the built project that a test may edit."""
-    copy = Project.__new__(Project)
-    copy.folder = tmp_path / "project"
-    # Dates matter: a newer input is looked at again.
-    shutil.copytree(built.folder, copy.folder, copy_function=shutil.copy2)
-    return copy
+    return built.copied(tmp_path / "project")
 
 
 def test_every_named_artifact_is_made(built):

@@ -29,20 +29,21 @@ FAMILIES = sorted(
     {CHECKPOINTS[model]["replicate"]["family"] for model in MODELS}
     & {*config["models"]}
 )
+FAMILY_PROBLEMS = [config["models"][family]["problems"] for family in FAMILIES]
 PROBLEMS = sorted({CHECKPOINTS[model]["problems"] for model in MODELS})
 STUDIES = [
-    (model, condition)
+    f"{model}/{condition}"
     for model, entry in sorted(CHECKPOINTS.items())
-    for condition in entry["checkpoint"]
     if entry["replicate"]["family"] in FAMILIES
+    for condition in entry["checkpoint"]
 ]
 REPRESENTATIVES = [
-    min(
-        model
-        for model, _ in STUDIES
-        if CHECKPOINTS[model]["replicate"]["family"] == name
+    next(
+        entry["checkpoint"]["trained"]
+        for entry in CHECKPOINTS.values()
+        if entry["replicate"]["family"] == family
     )
-    for name in FAMILIES
+    for family in FAMILIES
 ]
 UNDEFINED = [
     {"family": family, "condition": condition, "reason": reason}

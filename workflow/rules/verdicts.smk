@@ -2,15 +2,12 @@
 rule verdicts:
     input:
         hypotheses=config["hypotheses"],
-        hessian=[
-            f"<results>/hessian/{model}/{condition}/blocks/{block}/metrics.parquet"
-            for model, condition in STUDIES
-            for block in BLOCKS
-        ],
-        calibrations=collect(
-            rules.calibration.output,
-            problems=[config["models"][family]["problems"] for family in FAMILIES],
+        hessian=collect(
+            "<results>/hessian/{study}/blocks/{block}/metrics.parquet",
+            study=STUDIES,
+            block=BLOCKS,
         ),
+        calibrations=collect(rules.calibration.output, problems=FAMILY_PROBLEMS),
     output:
         verdicts="<results>/verdicts.parquet",
         contrasts="<results>/contrasts.parquet",
@@ -44,9 +41,7 @@ rule scorecard:
     input:
         hypotheses=config["hypotheses"],
         samples=rules.verdicts.output.samples,
-        checkpoints=[
-            CHECKPOINTS[model]["checkpoint"]["trained"] for model in REPRESENTATIVES
-        ],
+        checkpoints=REPRESENTATIVES,
     output:
         table="<results>/scorecard.parquet",
         page=report(
@@ -65,10 +60,7 @@ rule scorecard:
     params:
         **code("scorecard"),
         families=FAMILIES,
-        specs=[
-            config["problems"][config["models"][family]["problems"]]
-            for family in FAMILIES
-        ],
+        specs=[config["problems"][problems] for problems in FAMILY_PROBLEMS],
         engine=config["hessian"]["engine"],
         replicates=config["scorecard"]["replicates"],
         seed=config["scorecard"]["seed"],

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 
-import jinja2
-
 from iredinterp.evidence.hypotheses import Registration
 from iredinterp.evidence.verdicts import Verdict
-from iredinterp.files import atomic_file
+from iredinterp.pages import render_page
 
 RULE = {
     "INVALID": "the analysis failed its own calibration on a planted network",
@@ -55,20 +53,13 @@ def render_verdicts(
         reproduce: the command that repeats them.
         path: file to write.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("iredinterp"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     measured = [found for found in verdicts if found.family]
-    page = environment.get_template("verdicts.html").render(
+    render_page(
+        "verdicts.html",
+        path,
         registration=registration,
         measured=[(found, Axis(found) if found.contrasts else None) for found in measured],
         unmeasured=[found for found in verdicts if not found.family],
         rule=RULE,
         reproduce=reproduce,
     )
-    with atomic_file(path) as file:
-        file.write(page.encode())

@@ -106,7 +106,6 @@ def planted(
 
     truth = PlantedTruth(
         dim_x=dim_x,
-        dim_y=dim_y,
         schedule=schedule,
         eigenbasis=eigenbasis,
         slope=slope,

@@ -9,9 +9,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from iredinterp.energy import ClosedFormEnergy
 from iredinterp.ired.schedule import Schedule, cosine_schedule
 from iredinterp.tables import tensor_array
+from iredinterp.truth.analytic import QuadraticEnergy
 
 # Roles of the units that E depends on.
 NEEDED = {"circuit", "redundant", "saturated", "gated"}
@@ -70,8 +70,8 @@ class GatedBranch:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PlantedTruth(ClosedFormEnergy):
-    """The energy of a planted network as a formula, and the parts it was built from.
+class PlantedTruth(QuadraticEnergy):
+    """½ (y − √ᾱ_t Bx)ᵀ Q diag(a(t)) Qᵀ (y − √ᾱ_t Bx), a planted network, and the parts it was built from.
 
     Layers are numbered 1, 2, 3 as fc1, fc2, fc3; h is the hidden width.
 
@@ -90,9 +90,7 @@ class PlantedTruth(ClosedFormEnergy):
         branches: gated branches.
     """
 
-    eigenbasis: Tensor
     slope: Tensor
-    spectrum: Tensor
     gauge: Tensor
     roles: Mapping[int, tuple[str, ...]]
     directions: Mapping[int, Tensor]
@@ -105,18 +103,6 @@ class PlantedTruth(ClosedFormEnergy):
     def minimum(self, x: Tensor, t: Tensor | int) -> Tensor:
         """√ᾱ_t Bx, (B, d)."""
         return self.schedule.sqrt_alphas_cumprod[t].unsqueeze(-1) * (x @ self.slope.mT)
-
-    def function(self, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
-        """½ Σ_i a_i(t) (Qᵀ(y − √ᾱ_t Bx))_i², (B,)."""
-        return (self.spectrum[t] * self._error(x, y, t).square()).sum(-1) / 2
-
-    def gradient_formula(self, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
-        """Q diag(a(t)) Qᵀ (y − √ᾱ_t Bx), (B, d)."""
-        return (self.spectrum[t] * self._error(x, y, t)) @ self.eigenbasis.mT
-
-    def hessian_formula(self, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
-        """Q diag(a(t)) Qᵀ, (B, d, d)."""
-        return (self.eigenbasis * self.spectrum[t].unsqueeze(-2)) @ self.eigenbasis.mT
 
     def units(self, layer: int, role: str) -> Tensor:
         """Slots of the units of a layer that have this role, ascending."""
@@ -170,9 +156,6 @@ class PlantedTruth(ClosedFormEnergy):
             answers.append(unscale * (centre + inner[t] * (y - centre)))
             y = s.sqrt_alphas_cumprod[max(t - 1, 0)] * answers[-1]
         return torch.stack(answers) @ self.eigenbasis.mT
-
-    def _error(self, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
-        return (y - self.minimum(x, t)) @ self.eigenbasis
 
     def _descent(self, faithful: bool, inner_steps: int) -> Tensor:
         relative_step = self.schedule.opt_step_size[:, None] * self.spectrum
