@@ -37,9 +37,12 @@ MAY_IMPORT = {
     "energy": LEAVES | {"ired"},
     "spectrum": LEAVES | {"energy", "linalg", "ired"},
     "points": LEAVES | {"energy", "ired", "tables"},
+    "panels": LEAVES | {"figures", "points"},
+    "geometry": LEAVES | {"bases", "geometry", "linalg"},
     "truth": LEAVES | {"energy", "ired", "tables", "truth"},
     "conditions": LEAVES | {"energy", "ired", "points", "truth"},
-    "analyses": LEAVES | {"energy", "spectrum", "points", "ired", "linalg", "bases", "tables", "figures"},
+    "analyses": LEAVES
+    | {"energy", "spectrum", "points", "ired", "linalg", "bases", "geometry", "tables", "figures", "panels"},
     "scorecard": LEAVES | {"energy", "ired", "pages", "points", "spectrum", "truth", "evidence"},
     "evidence": LEAVES | {"config", "evidence", "pages", "tables"},
 }

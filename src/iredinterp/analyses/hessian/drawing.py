@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -18,18 +15,24 @@ from matplotlib.ticker import LogFormatter, NullLocator
 
 from iredinterp.analyses.hessian.tracking import ENDS
 from iredinterp.bases import BASES
-from iredinterp.errors import TableError
-from iredinterp.figures import PALETTE, level_color, panel_grid, plot_band, style
-from iredinterp.points import MODEL_KEYS
+from iredinterp.figures import PALETTE, level_color, panel_grid, style
+from iredinterp.panels import (
+    BOOTSTRAP,
+    NOISY_TO_SHARP,
+    OPTIMUM,
+    by_level,
+    framed,
+    level_axis,
+    level_curve,
+    metric_rows,
+    one_model,
+    optimum_curve,
+    optimum_handle,
+    points_drawn,
+)
 from iredinterp.tables import tensor_column
 
-NOISY_TO_SHARP = "noisiest → sharpest"
-BOOTSTRAP = "; bands: 95 % bootstrap over problems, one training seed"
-OPTIMUM = "Bayes-optimal"
 DETERMINED = "Bayes-optimal where y is determined by x: σ$_t$λ = 1"
-# Of a line of text, in inches.
-LINE = 0.19
-CHARACTERS_PER_INCH = 15
 
 
 def figures(
@@ -83,7 +86,7 @@ def figure_spectra(
         title: of the figure.
         note: a line below the title.
     """
-    table = _one_model(spectra, point_kind)
+    table = one_model(spectra, point_kind)
     level, scaled = table["t"].to_numpy(), tensor_column(table, "scaled").numpy()
     levels = np.unique(level)[::-1]
     bands = np.stack([np.quantile(scaled[level == t], [0.025, 0.5, 0.975], axis=0) for t in levels])
@@ -118,7 +121,7 @@ def figure_spectra(
             label=DETERMINED if oracle is None else f"median, {OPTIMUM} energy",
         ),
     ]
-    return _finished(figure, title, note, _points(table, point_kind), handles)
+    return framed(figure, title, note, points_drawn(table, point_kind), handles)
 
 
 @style()
@@ -138,8 +141,8 @@ def figure_summary(
         title: of the figure.
         note: a line below the title.
     """
-    table = _one_model(metrics, point_kind)
-    best = None if oracle is None else _one_model(oracle, point_kind)
+    table = one_model(metrics, point_kind)
+    best = None if oracle is None else one_model(oracle, point_kind)
     figure, (axes,) = panel_grid(1, 4, 2.6, 2.6)
     spread = {
         "condition_number": "|λ|$_\\mathrm{max}$ / |λ|$_\\mathrm{min}$",
@@ -164,18 +167,18 @@ def figure_summary(
     }
     for ax, (heading, component, names) in zip(axes[:3], panels, strict=True):
         for (name, label), line in zip(names.items(), ("-", "--", "-."), strict=False):
-            _curve(ax, table, name, component, label, PALETTE[colors[name]], line)
-            _optimum(ax, best, name, component, PALETTE[colors[name]])
+            level_curve(ax, table, name, component, label, PALETTE[colors[name]], line)
+            optimum_curve(ax, best, name, component, PALETTE[colors[name]])
         ax.set_title(heading)
-        _level_axis(ax, table)
+        level_axis(ax, table)
     distance = {
         "oracle_distance": ("‖H − H*‖$_F$ / ‖H*‖$_F$", PALETTE["orange"], "-"),
         "oracle_gradient_distance": ("‖∇E − ∇E*‖ / √d", PALETTE["sky"], "--"),
     }
     for name, (label, color, line) in distance.items():
-        _curve(axes[3], table, name, "", label, color, line)
+        level_curve(axes[3], table, name, "", label, color, line)
     axes[3].set_title("distance to the optimum")
-    _level_axis(axes[3], table)
+    level_axis(axes[3], table)
     for ax in axes[[0, 3]]:
         if not ax.lines:
             continue
@@ -188,8 +191,8 @@ def figure_summary(
     axes[1].set_ylim(bottom=0)
     handles = [line for ax in axes[[0, 1, 3]] for line in ax.get_legend_handles_labels()[0]]
     if best is not None:
-        handles.append(_optimum_handle())
-    return _finished(figure, title, note, _points(table, point_kind) + BOOTSTRAP, handles)
+        handles.append(optimum_handle())
+    return framed(figure, title, note, points_drawn(table, point_kind) + BOOTSTRAP, handles)
 
 
 @style()
@@ -209,27 +212,27 @@ def figure_alignment(
         title: of the figure.
         note: a line below the title.
     """
-    table = _one_model(metrics, point_kind)
-    best = None if oracle is None else _one_model(oracle, point_kind)
+    table = one_model(metrics, point_kind)
+    best = None if oracle is None else one_model(oracle, point_kind)
     figure, axes = panel_grid(2, len(BASES), 1.75, 1.9, sharex=True, sharey="row")
     ends = {"low": PALETTE["blue"], "high": PALETTE["vermillion"]}
     shares = {"curvature_share": PALETTE["green"], "response_square_share": PALETTE["purple"]}
     for basis, above, below in zip(BASES, *axes, strict=True):
         above.set_title(basis)
-        chance = _samples(table, "alignment_chance", f"{basis}/low").median()
-        margin = 2 * _samples(table, "alignment_chance_sd", f"{basis}/low").median()
+        chance = by_level(table, "alignment_chance", f"{basis}/low").median()
+        margin = 2 * by_level(table, "alignment_chance_sd", f"{basis}/low").median()
         above.fill_between(chance.index, chance - margin, chance + margin, color="0.87", linewidth=0)
         for end, color in ends.items():
-            other = _samples(table, "alignment_mismatched", f"{basis}/{end}").median()
+            other = by_level(table, "alignment_mismatched", f"{basis}/{end}").median()
             above.plot(other.index, other, color=color, linestyle=":")
-            _curve(above, table, "alignment", f"{basis}/{end}", "", color)
-            _optimum(above, best, "alignment", f"{basis}/{end}", color)
+            level_curve(above, table, "alignment", f"{basis}/{end}", "", color)
+            optimum_curve(above, best, "alignment", f"{basis}/{end}", color)
         for name, color in shares.items():
-            _curve(below, table, name, basis, "", color)
-            _optimum(below, best, name, basis, color)
+            level_curve(below, table, name, basis, "", color)
+            optimum_curve(below, best, name, basis, color)
         for ax in (above, below):
             ax.plot(chance.index, chance, color="0.3", linestyle="--", linewidth=0.8)
-        _level_axis(below, table)
+        level_axis(below, table)
     axes[0, 0].set_ylim(0, 1.02)
     axes[0, 0].set_ylabel("alignment ‖PE‖$_F^2$ / m\nwith the basis")
     axes[1, 0].set_ylim(bottom=min(0, axes[1, 0].get_ylim()[0]))
@@ -250,8 +253,8 @@ def figure_alignment(
         ),
     ]
     if best is not None:
-        handles.append(_optimum_handle())
-    return _finished(figure, title, note, _points(table, point_kind) + BOOTSTRAP, handles)
+        handles.append(optimum_handle())
+    return framed(figure, title, note, points_drawn(table, point_kind) + BOOTSTRAP, handles)
 
 
 @style()
@@ -271,9 +274,9 @@ def figure_tracking(
         title: of the figure.
         note: a line below the title.
     """
-    table = _one_model(tracking, point_kind)
+    table = one_model(tracking, point_kind)
     figure, (axes,) = panel_grid(1, 2, 3.5, 3.1, sharey=True)
-    chance = _of(table, "level_overlap_chance", "low")["value"].median()
+    chance = metric_rows(table, "level_overlap_chance", "low")["value"].median()
     for ax, end, name in zip(axes, ENDS, ("softest", "stiffest"), strict=True):
         overlap = _level_matrix(table, end)
         image = ax.imshow(overlap, vmin=0, vmax=1, cmap="cividis")
@@ -289,7 +292,7 @@ def figure_tracking(
         ax.set_title(f"{name} eigenspace")
     axes[0].set_ylabel("level t")
     bar = figure.colorbar(image, ax=axes, label="mean overlap ‖V(t)ᵀV(t′)‖$_F^2$ / m")
-    foot = _points(table, point_kind)
+    foot = points_drawn(table, point_kind)
     if not np.isnan(chance):
         bar.ax.axhline(chance, color="white", linestyle="--", linewidth=1)
         foot += f"; dashed on the colour bar: chance m/d = {chance:.2g}"
@@ -297,41 +300,12 @@ def figure_tracking(
         reasons = table["reason"].drop_null().unique().to_pylist()
         foot += f"; –: {'; '.join(reasons)}"
     if oracle is not None:
-        foot += f"; {OPTIMUM} energy: {_optimal_overlap(_one_model(oracle, point_kind))}"
-    return _finished(figure, title, note, foot)
-
-
-def _one_model(table: pa.Table, point_kind: str) -> pa.Table:
-    """Rows of one kind of point, without minima that the search did not reach."""
-    kinds = pc.unique(table["point_kind"]).to_pylist()
-    table = table.filter(pc.equal(table["point_kind"], point_kind))
-    if "converged" in table.column_names:
-        table = table.filter(pc.fill_null(table["converged"], True))
-    if not table.num_rows:
-        there = ", ".join(kinds) or "none"
-        raise TableError(f"hessian: no points of kind {point_kind!r} to draw; the table has {there}")
-    for name in set(MODEL_KEYS) & set(table.column_names):
-        if len(found := pc.unique(table[name]).to_pylist()) > 1:
-            raise TableError(
-                f"hessian: a figure shows one model; found {name} {found}: filter the table first"
-            )
-    return table
-
-
-def _of(table: pa.Table, metric: str, component: str) -> pd.DataFrame:
-    rows = pc.and_(pc.equal(table["metric"], metric), pc.equal(table["component"], component))
-    columns = [name for name in ("problem_id", "t", "t2", "value", "reason") if name in table.column_names]
-    return table.filter(rows).select(columns).to_pandas()
-
-
-def _samples(table: pa.Table, metric: str, component: str) -> pd.DataFrame:
-    """Mean over draws, problems × levels, the noisiest first."""
-    means = _of(table, metric, component).groupby(["problem_id", "t"])["value"].mean().unstack("t")
-    return means[sorted(means.columns, reverse=True)]
+        foot += f"; {OPTIMUM} energy: {_optimal_overlap(one_model(oracle, point_kind))}"
+    return framed(figure, title, note, foot)
 
 
 def _level_matrix(table: pa.Table, end: str) -> pd.DataFrame:
-    rows = _of(table, "level_overlap", end)
+    rows = metric_rows(table, "level_overlap", end)
     half = rows.groupby(["t", "t2"])["value"].mean().unstack("t2")
     levels = sorted({*rows["t"], *rows["t2"]}, reverse=True)
     half = half.reindex(index=levels, columns=levels)
@@ -341,37 +315,8 @@ def _level_matrix(table: pa.Table, end: str) -> pd.DataFrame:
     return pd.DataFrame(whole, levels, levels)
 
 
-def _curve(
-    ax: Axes, table: pa.Table, metric: str, component: str, label: str, color: str, linestyle: str = "-"
-) -> None:
-    samples = _samples(table, metric, component)
-    if samples.notna().any(axis=None):
-        plot_band(ax, samples.columns, samples, label, color, linestyle)
-        return
-    reason = textwrap.fill(_of(table, metric, component)["reason"].iloc[0], 22)
-    if reason not in (text.get_text() for text in ax.texts):
-        height = 0.97 - 0.45 * len(ax.texts)
-        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
-        ax.text(0.03, height, reason, transform=ax.transAxes, va="top", fontsize=6, color=color, bbox=box)
-
-
-def _optimum(ax: Axes, table: pa.Table | None, metric: str, component: str, color: str) -> None:
-    """Median of the Bayes-optimal energy, where it is defined."""
-    if table is None:
-        return
-    median = _samples(table, metric, component).median()
-    if median.notna().any():
-        ax.plot(median.index, median, color=color, linestyle="-.", linewidth=0.9)
-
-
-def _optimum_handle() -> Line2D:
-    return Line2D(
-        [], [], color="0.3", linestyle="-.", linewidth=0.9, label=f"median, {OPTIMUM} energy, same colours"
-    )
-
-
 def _median_spectra(table: pa.Table, point_kind: str, levels: np.ndarray) -> np.ndarray:
-    table = _one_model(table, point_kind)
+    table = one_model(table, point_kind)
     level, scaled = table["t"].to_numpy(), tensor_column(table, "scaled").numpy()
     return np.stack([np.median(scaled[level == t], axis=0) for t in levels])
 
@@ -394,37 +339,3 @@ def _eigenvalue_axis(axes: np.ndarray, position: np.ndarray, partial: bool) -> N
     axes[0, 0].set_xticks(ticks, [f"{tick:.0%}" for tick in ticks])
     axes[0, 0].xaxis.set_minor_locator(NullLocator())
     label("eigenvalues below (logit scale)")
-
-
-def _level_axis(ax: Axes, table: pa.Table) -> None:
-    levels = pc.unique(table["t"]).to_pylist()
-    ax.set_xlim(max(levels) + 0.3, min(levels) - 0.3)
-    ax.set_xticks(sorted(levels))
-    ax.set_xlabel(f"level t\n{NOISY_TO_SHARP}")
-
-
-def _points(table: pa.Table, point_kind: str) -> str:
-    return f"points: {point_kind}, {len(pc.unique(table['problem_id']))} problems"
-
-
-def _finished(figure: Figure, title: str, note: str, foot: str, handles: Sequence[Artist] = ()) -> Figure:
-    """Grow the figure by room for title and note above, and for a legend and what was drawn below."""
-    width, height = figure.get_size_inches()
-    notes, feet = (textwrap.wrap(text, int(CHARACTERS_PER_INCH * width)) for text in (note, foot))
-    columns = 3 if len(handles) > 4 else 2
-    heading, footing = 1.2 * LINE * bool(title), LINE * (len(feet) + 0.3)
-    legend = LINE * (-(-len(handles) // columns) + 0.4) if handles else 0
-    above, below = heading + LINE * len(notes), footing + legend
-    total = height + above + below
-    figure.set_size_inches(width, total)
-    figure.get_layout_engine().set(rect=(0, below / total, 1, height / total))
-    left = 0.1 / width
-    figure.text(left, 1 - 0.06 / total, title, va="top", fontsize=10, fontweight="bold")
-    figure.text(left, 1 - (0.06 + heading) / total, "\n".join(notes), va="top", fontsize=8, color="0.3")
-    figure.text(left, 0.06 / total, "\n".join(feet), va="bottom", fontsize=7, color="0.3")
-    if handles:
-        anchor = (0.5, footing / total)
-        figure.legend(
-            handles=handles, loc="lower center", bbox_to_anchor=anchor, ncols=columns
-        ).set_in_layout(False)
-    return figure

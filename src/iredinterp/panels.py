@@ -1,0 +1,128 @@
+"""Panels of metric tables against the level, and the frame around them, shared by the analyses.
+
+Level axes run from the noisiest level on the left to the sharpest on the right.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from iredinterp.errors import TableError
+from iredinterp.figures import plot_band
+from iredinterp.points import MODEL_KEYS
+
+NOISY_TO_SHARP = "noisiest → sharpest"
+BOOTSTRAP = "; bands: 95 % bootstrap over problems, one training seed"
+OPTIMUM = "Bayes-optimal"
+# Of a line of text, in inches.
+LINE = 0.19
+CHARACTERS_PER_INCH = 15
+
+
+def one_model(table: pa.Table, point_kind: str) -> pa.Table:
+    """Rows of one kind of point, without minima that the search did not reach.
+
+    Raises:
+        TableError: no such points, or points of more than one model.
+    """
+    kinds = pc.unique(table["point_kind"]).to_pylist()
+    table = table.filter(pc.equal(table["point_kind"], point_kind))
+    if "converged" in table.column_names:
+        table = table.filter(pc.fill_null(table["converged"], True))
+    if not table.num_rows:
+        there = ", ".join(kinds) or "none"
+        raise TableError(f"figure: no points of kind {point_kind!r} to draw; the table has {there}")
+    for name in set(MODEL_KEYS) & set(table.column_names):
+        if len(found := pc.unique(table[name]).to_pylist()) > 1:
+            raise TableError(
+                f"figure: a figure shows one model; found {name} {found}: filter the table first"
+            )
+    return table
+
+
+def metric_rows(table: pa.Table, metric: str, component: str = "") -> pd.DataFrame:
+    """problem_id, t, t2 if there is one, value and reason of one metric."""
+    rows = pc.and_(pc.equal(table["metric"], metric), pc.equal(table["component"], component))
+    columns = [name for name in ("problem_id", "t", "t2", "value", "reason") if name in table.column_names]
+    return table.filter(rows).select(columns).to_pandas()
+
+
+def by_level(table: pa.Table, metric: str, component: str = "") -> pd.DataFrame:
+    """Means over draws, problems × levels, the noisiest first."""
+    means = metric_rows(table, metric, component).groupby(["problem_id", "t"])["value"].mean().unstack("t")
+    return means[sorted(means.columns, reverse=True)]
+
+
+def level_curve(
+    ax: Axes, table: pa.Table, metric: str, component: str, label: str, color: str, linestyle: str = "-"
+) -> None:
+    """Median over problems and its bootstrap band, or in words why there is none."""
+    samples = by_level(table, metric, component)
+    if samples.notna().any(axis=None):
+        plot_band(ax, samples.columns, samples, label, color, linestyle)
+        return
+    reason = textwrap.fill(metric_rows(table, metric, component)["reason"].iloc[0], 22)
+    if reason not in (text.get_text() for text in ax.texts):
+        height = 0.97 - 0.45 * len(ax.texts)
+        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+        ax.text(0.03, height, reason, transform=ax.transAxes, va="top", fontsize=6, color=color, bbox=box)
+
+
+def optimum_curve(ax: Axes, table: pa.Table | None, metric: str, component: str, color: str) -> None:
+    """Median of the Bayes-optimal energy, where there is one and it is defined."""
+    if table is None:
+        return
+    median = by_level(table, metric, component).median()
+    if median.notna().any():
+        ax.plot(median.index, median, color=color, linestyle="-.", linewidth=0.9)
+
+
+def optimum_handle() -> Line2D:
+    """Legend entry of `optimum_curve`."""
+    label = f"median, {OPTIMUM} energy, same colours"
+    return Line2D([], [], color="0.3", linestyle="-.", linewidth=0.9, label=label)
+
+
+def level_axis(ax: Axes, table: pa.Table) -> None:
+    """Ticks and label of a level axis."""
+    levels = pc.unique(table["t"]).to_pylist()
+    ax.set_xlim(max(levels) + 0.3, min(levels) - 0.3)
+    ax.set_xticks(sorted(levels))
+    ax.set_xlabel(f"level t\n{NOISY_TO_SHARP}")
+
+
+def points_drawn(table: pa.Table, point_kind: str) -> str:
+    """What a figure shows, in words."""
+    return f"points: {point_kind}, {len(pc.unique(table['problem_id']))} problems"
+
+
+def framed(figure: Figure, title: str, note: str, foot: str, handles: Sequence[Artist] = ()) -> Figure:
+    """Grow the figure by room for title and note above, and for a legend and what was drawn below."""
+    width, height = figure.get_size_inches()
+    notes, feet = (textwrap.wrap(text, int(CHARACTERS_PER_INCH * width)) for text in (note, foot))
+    columns = 3 if len(handles) > 4 else 2
+    heading, footing = 1.2 * LINE * bool(title), LINE * (len(feet) + 0.3)
+    legend = LINE * (-(-len(handles) // columns) + 0.4) if handles else 0
+    above, below = heading + LINE * len(notes), footing + legend
+    total = height + above + below
+    figure.set_size_inches(width, total)
+    figure.get_layout_engine().set(rect=(0, below / total, 1, height / total))
+    left = 0.1 / width
+    figure.text(left, 1 - 0.06 / total, title, va="top", fontsize=10, fontweight="bold")
+    figure.text(left, 1 - (0.06 + heading) / total, "\n".join(notes), va="top", fontsize=8, color="0.3")
+    figure.text(left, 0.06 / total, "\n".join(feet), va="bottom", fontsize=7, color="0.3")
+    if handles:
+        anchor = (0.5, footing / total)
+        figure.legend(
+            handles=handles, loc="lower center", bbox_to_anchor=anchor, ncols=columns
+        ).set_in_layout(False)
+    return figure
