@@ -1,4 +1,4 @@
-"""How far an analysis is from the truth of a planted network."""
+"""How far the analyses are from the truth of a planted network."""
 
 from iredinterp.evidence.calibration import calibration_table
 from iredinterp.evidence.hypotheses import read_hypotheses
@@ -7,9 +7,11 @@ from iredinterp.runlog import run_log
 from iredinterp.tables import read_table, write_table
 
 if __name__ == "__main__":
-    inputs = snakemake.input
+    inputs, params = snakemake.input, snakemake.params
     with run_log(snakemake.log[0], snakemake.threads):
-        spectra, metrics, truth = map(read_table, (inputs.spectra, inputs.metrics, inputs.truth))
-        table = calibration_table(read_hypotheses(inputs.hypotheses), spectra, metrics, truth)
-        footer = provenance({}, inputs=dict(inputs.items()), code=snakemake.params.code)
+        registration = read_hypotheses(inputs.hypotheses)
+        spectra, truth, expected = map(read_table, (inputs.spectra, inputs.truth, inputs.expected))
+        metrics = {analysis: read_table(inputs[analysis]) for analysis in params.analyses}
+        footer = provenance({}, inputs=dict(inputs.items()), code=params.code)
+        table = calibration_table(registration, spectra, truth, metrics, expected)
         write_table(table, snakemake.output[0], footer)

@@ -17,11 +17,9 @@ if __name__ == "__main__":
         registration = read_hypotheses(inputs.hypotheses)
         calibrations = dict(zip(params.families, map(read_table, inputs.calibrations), strict=True))
         undefined = {(entry["family"], entry["condition"]): entry["reason"] for entry in params.undefined}
-        samples = read_samples(registration, {"hessian": inputs.hessian})
+        samples = read_samples(registration, {name: inputs[name] for name in params.analyses})
         found = judge(registration, samples, gates(registration, calibrations), undefined)
-        files = enumerate([*inputs.hessian, *inputs.calibrations])
-        files = {"hypotheses": inputs.hypotheses} | {f"table-{index}": path for index, path in files}
-        footer = provenance({"families": params.families}, inputs=files, code=params.code)
+        footer = provenance({"families": params.families}, inputs=dict(inputs.items()), code=params.code)
         write_table(pa.Table.from_pandas(samples, preserve_index=False), output.samples, footer)
         write_table(verdict_table(found, registration, params.reproduce), output.verdicts, footer)
         write_table(contrast_table(found), output.contrasts, footer)

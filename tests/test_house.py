@@ -43,7 +43,8 @@ MAY_IMPORT = {
     "conditions": LEAVES | {"energy", "ired", "points", "truth"},
     "analyses": LEAVES
     | {"energy", "spectrum", "points", "ired", "linalg", "bases", "geometry", "tables", "figures", "panels"},
-    "scorecard": LEAVES | {"energy", "ired", "pages", "points", "spectrum", "truth", "evidence"},
+    "expected": LEAVES | {"geometry", "points", "tables", "truth"},
+    "scorecard": LEAVES | {"expected", "energy", "ired", "pages", "points", "spectrum", "truth", "evidence"},
     "evidence": LEAVES | {"config", "evidence", "pages", "tables"},
 }
 

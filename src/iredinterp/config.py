@@ -59,7 +59,8 @@ def expanded_models(config: Mapping) -> dict[str, dict]:
     Returns:
         By name, `NAME` or, of a family of training seeds, `NAME-seedS`: `replicate` (its family, and its
         seed or None if the configuration does not say), `problems`, `weights`, `checkpoint` (the file each
-        condition starts from; absent where there is none) and `reference` (the oracle, if it is defined).
+        condition starts from; absent where there is none), `conditions` (those defined) and `reference` (the
+        oracle, if it is among them).
         Every entry of `problems` has its planted network among them.
     """
     models = {}
@@ -74,6 +75,7 @@ def expanded_models(config: Mapping) -> dict[str, dict]:
                 "problems": entry["problems"],
                 "weights": entry["weights"],
                 "checkpoint": {name: path.replace("{seed}", str(seed)) for name, path in paths.items()},
+                "conditions": defined,
                 "reference": [name for name in defined if name == "oracle"],
             }
     for problems in config["problems"]:
@@ -87,6 +89,7 @@ def expanded_models(config: Mapping) -> dict[str, dict]:
             "problems": problems,
             "weights": "ema",
             "checkpoint": {"trained": f"results/planted/{problems}.safetensors"},
+            "conditions": ["trained"],
             "reference": [],
         }
     return models

@@ -6,7 +6,7 @@ Level axes run from the noisiest level on the left to the sharpest on the right.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 import pyarrow as pa
@@ -17,12 +17,21 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from iredinterp.errors import TableError
-from iredinterp.figures import plot_band
+from iredinterp.figures import PALETTE, plot_band
 from iredinterp.points import MODEL_KEYS
 
 NOISY_TO_SHARP = "noisiest → sharpest"
 BOOTSTRAP = "; bands: 95 % bootstrap over problems, one training seed"
 OPTIMUM = "Bayes-optimal"
+CONDITION_COLORS = {
+    "trained": PALETTE["black"],
+    "random_init": PALETTE["vermillion"],
+    "permuted_weights": PALETTE["orange"],
+    "shuffled_x": PALETTE["blue"],
+    "permuted_targets": PALETTE["sky"],
+    "oracle_noise": PALETTE["purple"],
+    "oracle": PALETTE["green"],
+}
 # Of a line of text, in inches.
 LINE = 0.19
 CHARACTERS_PER_INCH = 15
@@ -126,3 +135,35 @@ def framed(figure: Figure, title: str, note: str, foot: str, handles: Sequence[A
             handles=handles, loc="lower center", bbox_to_anchor=anchor, ncols=columns
         ).set_in_layout(False)
     return figure
+
+
+def by_condition(table: pa.Table) -> dict[str, pa.Table]:
+    """A table of one model by the condition of its rows, in the order of `CONDITION_COLORS`.
+
+    Raises:
+        TableError: no rows of condition "trained".
+    """
+    present = pc.unique(table["condition"]).to_pylist()
+    if "trained" not in present:
+        raise TableError(f"figure: no rows of condition 'trained'; found {', '.join(present) or 'none'}")
+    names = [name for name in CONDITION_COLORS if name in present]
+    return {name: table.filter(pc.equal(table["condition"], name)) for name in names}
+
+
+def condition_curves(
+    ax: Axes, tables: Mapping[str, pa.Table], point_kind: str, metric: str, component: str = ""
+) -> None:
+    """Median over problems of one metric, a line per condition; the trained model with its bootstrap band."""
+    for name, table in tables.items():
+        table = one_model(table, point_kind)
+        if name == "trained":
+            level_curve(ax, table, metric, component, "", CONDITION_COLORS[name])
+            continue
+        median = by_level(table, metric, component).median()
+        if median.notna().any():
+            ax.plot(median.index, median, color=CONDITION_COLORS[name], linewidth=1)
+
+
+def condition_handles(tables: Iterable[str]) -> list[Line2D]:
+    """Legend entries of `condition_curves`."""
+    return [Line2D([], [], color=CONDITION_COLORS[name], label=name.replace("_", " ")) for name in tables]

@@ -7,7 +7,7 @@ positive curvature reached from there) and `perturbed` (a displacement of known 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,10 @@ MODEL_KEYS = {
 }
 
 CURVATURE_FLOOR = 1e-3
+# Rank of the subspaces of problems that have none: the leading singular directions.
+DEFAULT_RANK = 1
+# Uses of random numbers; the order is part of every seed.
+STREAMS = ("q_sample", "first_state", "arms", "isotropic", "radius")
 BACKTRACKING_STEPS = 30
 
 
@@ -210,10 +214,9 @@ def points_table(
         tensor_column(problems, name).flatten(1).to(energy.device, energy.dtype).repeat_interleave(draws, 0)
         for name in ("x", "y_star")
     )
+    wanted = problems["problem_id"].to_pylist()
     noise = {
-        use: torch.stack(
-            [_noise(seed, use, i, k, y_star.shape[1]) for i, k in zip(ids, draw, strict=True)]
-        ).to(y_star)
+        use: normal_draws(seed, use, wanted, draws, y_star.shape[1]).flatten(0, 1).to(y_star)
         for use in ("q_sample", "first_state")
     }
     trajectory = None
@@ -280,6 +283,76 @@ def point_tensors(energy: Energy, points: pa.Table, problems: pa.Table) -> tuple
     return x.to(energy.device, energy.dtype), y.to(energy.device, energy.dtype), t.to(energy.device)
 
 
+def point_keys(
+    keys: Mapping[str, object],
+    ids: Sequence[int],
+    t: int,
+    sigma: float,
+    point_kind: str,
+    draw: Sequence[int],
+    converged: Sequence[bool | None] | None = None,
+) -> pa.Table:
+    """The columns that say which points rows speak of, see `points_table`.
+
+    Args:
+        keys: values of `MODEL_KEYS`.
+        ids: problem of each row.
+        t: level of all rows.
+        sigma: σ_t.
+        point_kind: of all rows.
+        draw: of each row.
+        converged: of each row; null if not given.
+    """
+    count = len(ids)
+    columns = {name: pa.array([keys.get(name)] * count, kind) for name, kind in MODEL_KEYS.items()}
+    columns |= {
+        "problem_id": pa.array(ids, pa.int32()),
+        "t": pa.array([t] * count, pa.int32()),
+        "sigma": pa.array([sigma] * count, pa.float64()),
+        "point_kind": pa.array([point_kind] * count, pa.string()),
+        "draw": pa.array(draw, pa.int32()),
+        "converged": pa.array(converged or [None] * count, pa.bool_()),
+    }
+    return pa.table(columns)
+
+
+def reference_matrices(problems: pa.Table) -> Tensor:
+    """The matrices whose subspaces analyses refer to, (P, n, m) float64: `signal`, or else `y_star`."""
+    return tensor_column(problems, "signal" if "signal" in problems.column_names else "y_star").double()
+
+
+def reference_rank(ranks: Iterable[int | None], rank: int | None = None) -> int:
+    """The rank of those subspaces: as given, else that of the problems, or 1 where they have none.
+
+    Args:
+        ranks: those of the problems.
+        rank: as given.
+
+    Raises:
+        ConfigError: none is given, and the problems have several.
+    """
+    if rank is not None:
+        return rank
+    known = set(ranks)
+    if len(known) != 1:
+        raise ConfigError(f"rank: found null, and problems of several ranks ({known}); give a number")
+    return known.pop() or DEFAULT_RANK
+
+
+def normal_draws(seed: int, use: str, problem_ids: Sequence[int], draws: int, size: int) -> Tensor:
+    """Standard normal numbers that depend on (seed, use, problem, draw) alone, (P, draws, size) float64.
+
+    Args:
+        seed: of all of them.
+        use: one of `STREAMS`; no two share numbers.
+        problem_ids: P of them.
+        draws: per problem.
+        size: numbers per draw.
+    """
+    found = [_noise(seed, use, problem, draw, size) for problem in problem_ids for draw in range(draws)]
+    return torch.stack(found).reshape(len(problem_ids), draws, size)
+
+
 def _newton_step(hessian: Tensor, gradient: Tensor) -> Tensor:
     eigenvalues, vectors = torch.linalg.eigh(hessian)
     size = eigenvalues.abs()
@@ -303,21 +376,11 @@ def _backtrack(energy: Energy, x: Tensor, y: Tensor, t: Tensor, value: Tensor, s
 
 
 def _noise(seed: int, use: str, problem_id: int, draw: int, size: int) -> Tensor:
-    words = np.random.SeedSequence([seed, {"q_sample": 0, "first_state": 1}[use], int(problem_id), int(draw)])
+    words = np.random.SeedSequence([seed, STREAMS.index(use), problem_id, draw])
     generator = torch.Generator().manual_seed(int(words.generate_state(1, np.uint64)[0] >> 1))
     return torch.randn(size, generator=generator, dtype=torch.float64)
 
 
 def _rows(keys, ids, t: int, sigma: float, point_kind: str, draw, converged, y: Tensor) -> pa.Table:
-    count = len(ids)
-    columns = {name: pa.array([keys.get(name)] * count, kind) for name, kind in MODEL_KEYS.items()}
-    columns |= {
-        "problem_id": pa.array(ids, pa.int32()),
-        "t": pa.array([t] * count, pa.int32()),
-        "sigma": pa.array([sigma] * count, pa.float64()),
-        "point_kind": pa.array([point_kind] * count, pa.string()),
-        "draw": pa.array(draw, pa.int32()),
-        "converged": pa.array(converged, pa.bool_()),
-        "y": tensor_array(y.double().cpu()),
-    }
-    return pa.table(columns)
+    table = point_keys(keys, ids, t, sigma, point_kind, draw, converged)
+    return table.append_column("y", tensor_array(y.double().cpu()))

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from iredinterp.energy import Energy, MLPEnergy, map_chunks
-from iredinterp.evidence.calibration import PLANTED_METRICS
 from iredinterp.evidence.hypotheses import Hypothesis, Registration
 from iredinterp.evidence.statistics import binomial_bound, level_statistic
 from iredinterp.evidence.verdicts import SAMPLE_KEYS, UNIT, judge
+from iredinterp.expected import OF_SPECTRA
 from iredinterp.ired.model import EnergyMLP
 from iredinterp.ired.tasks import Problems, ProblemSpec, draw_problems
 from iredinterp.pages import render_page
@@ -73,7 +73,7 @@ def scorecard(
           power_at_ks: SUPPORTED at k·s against every null, the oracle far away; detected_at_1s: at s, the
           test on seeds rejects; time: seconds per judgement.
     """
-    hypotheses = [entry for entry in registration.hypotheses if entry.metric in PLANTED_METRICS]
+    hypotheses = [entry for entry in registration.hypotheses if entry.metric in OF_SPECTRA]
     words = np.random.SeedSequence(seed).spawn(len(specs))
     rows = []
     for (family, spec), own in zip(specs.items(), words, strict=True):
@@ -162,7 +162,7 @@ def statistic(hypothesis: Hypothesis, values: Tensor, t: Tensor, energy: Energy)
             "problem": np.tile(np.arange(problems), energy.schedule.levels),
             "t": t.numpy(),
             "sigma": energy.schedule.sigma[t].numpy(),
-            "value": PLANTED_METRICS[hypothesis.metric](values.numpy()),
+            "value": OF_SPECTRA[hypothesis.metric](values.numpy()),
         }
     )
     return level_statistic(frame, hypothesis.statistic, ["problem"])["value"].to_numpy()

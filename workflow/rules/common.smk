@@ -55,10 +55,29 @@ KINDS = {condition: config["points"]["null_kinds"] for condition in CONDITIONS} 
     "trained": config["points"]["kinds"]
 }
 BLOCKS = range(ceil(config["sampling"]["count"] / config["sampling"]["block"]))
-FORMATS = ("pdf", "svg", "png")
+# Analyses whose metric tables are judged, each with the tables that its jobs write.
+TABLES = {
+    "hessian": ("spectra", "metrics", "tracking"),
+    "tangent": ("metrics",),
+    "grassmann": ("metrics", "displacements", "paths"),
+}
+STUDY_METRICS = {
+    analysis: [
+        f"<results>/{analysis}/{study}/blocks/{block}/metrics.parquet"
+        for study in STUDIES
+        for block in BLOCKS
+    ]
+    for analysis in TABLES
+}
+PLANTED_METRICS = {
+    analysis: f"<results>/{analysis}/planted-{{problems}}/trained/metrics.parquet"
+    for analysis in TABLES
+}
 
 
 wildcard_constraints:
+    analysis="|".join(TABLES),
+    table="|".join(sorted({table for tables in TABLES.values() for table in tables})),
     model="|".join(map(re.escape, sorted(CHECKPOINTS))),
     condition="|".join(CONDITIONS),
     problems="|".join(map(re.escape, sorted(config["problems"]))),

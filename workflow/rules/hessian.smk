@@ -39,33 +39,6 @@ rule hessian_block:
         "../../scripts/hessian_block.py"
 
 
-rule hessian_gather:
-    input:
-        collect(
-            "<results>/hessian/{model}/{condition}/blocks/{block}/{table}.parquet",
-            block=BLOCKS,
-            allow_missing=True,
-        ),
-    output:
-        "<results>/hessian/{model}/{condition}/{table}.parquet",
-    log:
-        "<logs>/hessian_gather/{model}/{condition}/{table}.log",
-    wildcard_constraints:
-        table="spectra|metrics|tracking",
-    conda:
-        "../envs/iredinterp.yaml"
-    threads: 1
-    resources:
-        mem_mb=4000,
-        runtime=10,
-    params:
-        **code("gather"),
-    message:
-        "Gather the {wildcards.table} of {wildcards.model}"
-    script:
-        "../../scripts/gather.py"
-
-
 rule hessian_figures:
     input:
         spectra="<results>/hessian/{model}/{condition}/spectra.parquet",

@@ -21,11 +21,39 @@ rule planted_network:
         "../../scripts/planted.py"
 
 
+rule expected:
+    input:
+        checkpoint=rules.planted_network.output.checkpoint,
+        problems="<results>/problems/{problems}.parquet",
+    output:
+        "<results>/planted/{problems}/expected.parquet",
+    log:
+        "<logs>/expected/{problems}.log",
+    conda:
+        "../envs/iredinterp.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=10,
+    params:
+        **code("expected"),
+        spec=lookup("problems/{problems}", within=config),
+        model="planted-{problems}",
+        replicate=lookup("planted-{problems}/replicate", within=CHECKPOINTS),
+        tangent=config["tangent"],
+        grassmann=config["grassmann"],
+    message:
+        "What is to be found on the planted network of {wildcards.problems}"
+    script:
+        "../../scripts/expected.py"
+
+
 rule calibration:
     input:
+        **PLANTED_METRICS,
         truth=rules.planted_network.output.truth,
+        expected=rules.expected.output,
         spectra="<results>/hessian/planted-{problems}/trained/spectra.parquet",
-        metrics="<results>/hessian/planted-{problems}/trained/metrics.parquet",
         hypotheses=config["hypotheses"],
     output:
         "<results>/planted/{problems}/calibration.parquet",
@@ -39,6 +67,7 @@ rule calibration:
         runtime=10,
     params:
         **code("calibration"),
+        analyses=list(TABLES),
     message:
         "Compare what was found on the planted network of {wildcards.problems} with the truth"
     script:

@@ -1,12 +1,8 @@
 # Registered hypotheses against their nulls.
 rule verdicts:
     input:
+        **STUDY_METRICS,
         hypotheses=config["hypotheses"],
-        hessian=collect(
-            "<results>/hessian/{study}/blocks/{block}/metrics.parquet",
-            study=STUDIES,
-            block=BLOCKS,
-        ),
         calibrations=collect(rules.calibration.output, problems=FAMILY_PROBLEMS),
     output:
         verdicts="<results>/verdicts.parquet",
@@ -27,6 +23,7 @@ rule verdicts:
         runtime=30,
     params:
         **code("verdicts"),
+        analyses=list(TABLES),
         families=FAMILIES,
         undefined=UNDEFINED,
         reproduce=f"snakemake verdicts --config 'select=[{','.join(FAMILIES)}]'",

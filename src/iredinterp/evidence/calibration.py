@@ -5,47 +5,48 @@ A hypothesis is decided only where its analysis passes this at the same sizes, p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from iredinterp.errors import TableError
 from iredinterp.evidence.hypotheses import Hypothesis, Registration
 from iredinterp.evidence.samples import samples_of
-from iredinterp.evidence.statistics import level_statistic
 from iredinterp.tables import tensor_column
 
 SCHEMA = pa.schema(
     {"method": pa.string(), "metric": pa.string(), "t": pa.int32(), "value": pa.float64()}
     | {"planted": pa.float64(), "reason": pa.string()}
 )
-# Planted metrics as functions of the planted eigenvalues, (K, d).
-PLANTED_METRICS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
-    "condition_number": lambda eigenvalues: abs(eigenvalues).max(1) / abs(eigenvalues).min(1),
-}
-METHOD = "hessian"
+SPECTRUM_METHOD = "hessian"
 PARTIAL = "the engine returned part of the spectrum"
+UNIT = ["task", "family", "condition", "seed", "problem_id"]
 
 
 def calibration_table(
-    registration: Registration, spectra: pa.Table, metrics: pa.Table, truth: pa.Table
+    registration: Registration,
+    spectra: pa.Table,
+    truth: pa.Table,
+    metrics: Mapping[str, pa.Table],
+    expected: pa.Table,
 ) -> pa.Table:
-    """Errors of EXP-001 on a planted network.
+    """Errors of the analyses on a planted network.
 
     Args:
-        registration: whose hypotheses about this analysis are calibrated.
-        spectra, metrics: gathered tables of EXP-001 on the planted network.
+        registration: whose hypotheses are calibrated.
+        spectra: gathered spectra of EXP-001 on the planted network.
         truth: the planted spectrum, one row per level: `t`, `sigma`, tensor `eigenvalues`.
+        metrics: by name of the analysis, its gathered metric table on the planted network.
+        expected: a metric table that holds what is to be found there.
 
     Returns:
         Rows of method, metric, t (null for what speaks of all levels), value and planted:
 
         * spectrum_error, per level: largest |λ̂_i − λ_i| over points and i, over |λ|max.
-        * of each hypothesis, under its gate's metric, e.g. log_slope_error: largest |found − planted| of its
-          statistic over problems; `planted` is the value to be found.
+        * of each hypothesis about this task, under its gate's metric, e.g. log_slope_error: largest
+          |found − planted| of its statistic over problems; `planted` is the value to be found where that is.
 
         Null with a reason where it cannot be said.
 
@@ -53,9 +54,10 @@ def calibration_table(
         TableError: the spectra lack a level of the truth.
     """
     rows = list(spectrum_errors(spectra, truth))
+    (task,) = pc.unique(expected["task"]).to_pylist()
     for hypothesis in registration.hypotheses:
-        if hypothesis.gate.method == METHOD:
-            rows.append(statistic_error(hypothesis, metrics, truth))
+        if task in hypothesis.tasks and hypothesis.gate.method in metrics:
+            rows.append(statistic_error(hypothesis, metrics[hypothesis.gate.method], expected))
     return pa.Table.from_pylist(rows, SCHEMA)
 
 
@@ -69,27 +71,25 @@ def spectrum_errors(spectra: pa.Table, truth: pa.Table) -> Iterable[dict]:
             raise TableError(
                 f"calibration: no spectra at level {t}; analyse the planted network at all levels"
             )
-        row = {"method": METHOD, "metric": "spectrum_error", "t": t}
+        row = {"method": SPECTRUM_METHOD, "metric": "spectrum_error", "t": t}
         if found.shape[1] < len(expected):
             yield row | {"reason": PARTIAL}
         else:
             yield row | {"value": abs(here - expected).max() / abs(expected).max()}
 
 
-def statistic_error(hypothesis: Hypothesis, metrics: pa.Table, truth: pa.Table) -> dict:
+def statistic_error(hypothesis: Hypothesis, metrics: pa.Table, expected: pa.Table) -> dict:
     """The row of one hypothesis, see `calibration_table`."""
-    row = {"method": METHOD, "metric": hypothesis.gate.metric}
-    if hypothesis.metric not in PLANTED_METRICS:
+    row = {"method": hypothesis.gate.method, "metric": hypothesis.gate.metric}
+    planted, found = (samples_of(hypothesis, table) for table in (expected, metrics))
+    if planted["value"].isna().all():
         return row | {"reason": f"nothing planted says what {hypothesis.metric} should be"}
-    levels = pd.DataFrame({name: truth[name].to_numpy() for name in ("t", "sigma")})
-    values = PLANTED_METRICS[hypothesis.metric](tensor_column(truth, "eigenvalues").numpy())
-    planted = level_statistic(levels.assign(value=values, unit=0), hypothesis.statistic, ["unit"])
-    planted = planted["value"].item()
-    found = samples_of(hypothesis, metrics)["value"]
-    if not len(found) or found.isna().any():
+    both = planted.merge(found, "left", UNIT, suffixes=("_planted", "_found"))
+    error = (both["value_found"] - both["value_planted"]).abs()
+    if error.isna().any():
         missing = f"{hypothesis.statistic} of {hypothesis.metric} is undefined on the planted network"
-        return row | {"planted": planted, "reason": missing}
-    return row | {"planted": planted, "value": abs(found - planted).max()}
+        return row | {"planted": both["value_planted"].mean(), "reason": missing}
+    return row | {"planted": both["value_planted"][error.idxmax()], "value": error.max()}
 
 
 def gates(registration: Registration, calibrations: Mapping[str, pa.Table]) -> dict[tuple[str, str], float]:

@@ -15,8 +15,9 @@ from iredinterp.analyses.hessian.tracking import ENDS, NO_VECTORS, NOT_SEPARATED
 from iredinterp.bases import BASES, GeometricBases, haar_deviation
 from iredinterp.errors import ConfigError
 from iredinterp.linalg import zero_tolerance
+from iredinterp.points import reference_matrices
 from iredinterp.spectrum import Spectra
-from iredinterp.tables import Metric, tensor_column, tidy
+from iredinterp.tables import Metric, tidy
 
 # Share of Σ|λ| that has to survive in Σλ for a share of the trace to mean anything.
 SURVIVING = 0.5
@@ -46,10 +47,10 @@ class References:
         Raises:
             ConfigError: no such rank.
         """
-        Y = tensor_column(problems, "signal" if "signal" in problems.column_names else "y_star").double()
+        Y = reference_matrices(problems)
         most = min(Y.shape[1:])
         if not 1 <= rank <= most:
-            raise ConfigError(f"hessian: rank: found {rank}, allowed 1 … min(n, m) = {most}; lower it")
+            raise ConfigError(f"rank: found {rank}, allowed 1 … min(n, m) = {most}; lower it")
         singular_values = torch.linalg.svdvals(Y)
         simple = -pad(singular_values, (0, 1)).diff() > SEPARATION * singular_values[:, :1]
         # The products u_i v_iᵀ need every leading singular value to be simple, the symmetric matrices none.

@@ -30,11 +30,10 @@ from iredinterp.linalg import (
     stable_rank,
     zero_tolerance,
 )
-from iredinterp.points import point_tensors
+from iredinterp.points import point_tensors, reference_rank
 from iredinterp.spectrum import ENGINES, Spectra, spectra
 from iredinterp.tables import Metric, tensor_array, tidy
 
-DEFAULT_RANK = 1
 ORACLE_DISTANCES = ("oracle_distance", "oracle_gradient_distance")
 NO_ORACLE = "no computable Bayes-optimal reference"
 # The sign with which an eigenvalue known to be among the largest in magnitude is the extreme one.
@@ -108,7 +107,7 @@ def spectrum_tables(
             "an eigenspace has to leave directions out"
         )
     x, y, t = point_tensors(energy, points, problems)
-    references = References.of(problems, _basis_rank(points, rank))
+    references = References.of(problems, reference_rank(points["rank"].to_pylist(), rank))
     own = pc.index_in(points["problem_id"], problems["problem_id"].combine_chunks())
     own = torch.tensor(own.to_numpy(), dtype=torch.int64)
     other = (own + 1) % problems.num_rows
@@ -269,15 +268,6 @@ class HessianAnalyzer:
         absent = "" if found.complete else _incomplete(self.engine, found, self.energy.dim_y)
         metrics = spectral_metrics(found, sigma, step_size, self.energy.dtype, absent)
         return {f"{metric.name} {metric.component}".strip(): metric.values for metric in metrics}
-
-
-def _basis_rank(points: pa.Table, rank: int | None) -> int:
-    if rank is not None:
-        return rank
-    ranks = points["rank"].unique().to_pylist() if "rank" in points.column_names else [None]
-    if len(ranks) != 1:
-        raise ConfigError(f"hessian: rank: found null, and points of several ranks ({ranks}); give a number")
-    return ranks[0] or DEFAULT_RANK
 
 
 def _shape_metrics(component: str, eigenvalues: Tensor, tolerance: Tensor) -> list[Metric]:

@@ -1,0 +1,58 @@
+"""Rank correlations of many short samples at once."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import rankdata
+
+# Below this, 1 − ρ² of the variable given is rounding.
+RESOLVED = 1e-12
+
+
+def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Spearman's ρ of each row, (B, k) and (B, k) → (B,); NaN where one is constant or not finite.
+
+    Source:
+        Spearman 1904; ties share their mean rank.
+    """
+    first, second = _centred_ranks(first), _centred_ranks(second)
+    return _divide((first * second).sum(1), np.sqrt((first**2).sum(1) * (second**2).sum(1)))
+
+
+def partial_correlation(first: np.ndarray, second: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """Spearman's partial ρ of two given a third, row by row, (B, k) each → (B,).
+
+    NaN where one of the three is constant or not finite, or `given` orders one of the others perfectly.
+
+    Source:
+        (ρ₁₂ − ρ₁₃ρ₂₃)/√((1 − ρ₁₃²)(1 − ρ₂₃²)); Conover 1999, section 5.4.
+    """
+    both, one, other = spearman(first, second), spearman(first, given), spearman(second, given)
+    left = (1 - one**2) * (1 - other**2)
+    return _divide(both - one * other, np.sqrt(np.where(left > RESOLVED, left, 0)))
+
+
+def kendall(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Kendall's τ_b of each row, (B, k) and (B, k) → (B,); NaN where one is constant or not finite.
+
+    Source:
+        Kendall 1945.
+    """
+    first, second = (_where_finite(values) for values in (first, second))
+    first, second = (np.sign(values[:, :, None] - values[:, None, :]) for values in (first, second))
+    size = np.sqrt((first**2).sum((1, 2)) * (second**2).sum((1, 2)))
+    return _divide((first * second).sum((1, 2)), size)
+
+
+def _centred_ranks(values: np.ndarray) -> np.ndarray:
+    ranks = rankdata(_where_finite(values), axis=1, nan_policy="propagate")
+    return ranks - ranks.mean(1, keepdims=True)
+
+
+def _where_finite(values: np.ndarray) -> np.ndarray:
+    """Rows as they are, NaN throughout where an entry is not finite."""
+    return np.where(np.isfinite(values).all(1, keepdims=True), values, np.nan)
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return np.divide(numerator, denominator, where=denominator > 0, out=np.full(len(numerator), np.nan))

@@ -1,0 +1,214 @@
+"""Figures of EXP-005. Level axes run from the noisiest level on the left to the sharpest on the right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from iredinterp.analyses.tangent.measures import RADIAL_REMOVED, SHUFFLED
+from iredinterp.figures import PALETTE, panel_grid, style
+from iredinterp.panels import (
+    BOOTSTRAP,
+    by_condition,
+    by_level,
+    condition_curves,
+    condition_handles,
+    framed,
+    level_axis,
+    level_curve,
+    metric_rows,
+    one_model,
+    optimum_curve,
+    optimum_handle,
+    points_drawn,
+)
+
+MODEL, OTHER, WITHOUT = PALETTE["blue"], PALETTE["orange"], PALETTE["purple"]
+
+
+def figures(metrics: pa.Table, title: str = "", note: str = "") -> dict[str, Figure]:
+    """All figures of one model at its q_samples.
+
+    Args:
+        metrics: of `tangent_table` under all conditions, "trained" among them.
+        title: of every figure.
+        note: a line below it.
+
+    Returns:
+        ratios, shares and conditions.
+
+    Raises:
+        TableError: no trained model, or several models.
+    """
+    tables = by_condition(metrics)
+    return {
+        "ratios": figure_ratios(tables, title, note),
+        "shares": figure_shares(tables, title, note),
+        "conditions": figure_conditions(tables, title, note),
+    }
+
+
+@style()
+def figure_ratios(
+    tables: Mapping[str, pa.Table], title: str = "", note: str = "", point_kind: str = "q_sample"
+) -> Figure:
+    """Normal over tangent gradient and curvature, each beside its nulls, and what the gradient leans on.
+
+    Args:
+        tables: by condition.
+        title: of the figure.
+        note: a line below the title.
+        point_kind: which points.
+    """
+    table, best = _model_and_optimum(tables, point_kind)
+    figure, (axes,) = panel_grid(1, 4, 2.5, 2.5)
+    metric = "normal_tangent_ratio"
+    low, high = (by_level(table, f"normal_tangent_{end}") for end in ("low", "high"))
+    if metric_rows(table, metric)["value"].notna().any():
+        axes[0].fill_between(low.columns, low.median(), high.median(), color="0.9", linewidth=0)
+    for ax, name, heading in (
+        (axes[0], metric, "gradient: F = ‖P$_N$g‖² / ‖P$_T$g‖²"),
+        (axes[1], "curvature_ratio", "curvature: C = tr P$_N$H / tr P$_T$H"),
+    ):
+        level_curve(ax, table, name, SHUFFLED, "", OTHER, ":")
+        if name == metric:
+            level_curve(ax, table, name, RADIAL_REMOVED, "", WITHOUT, "--")
+        level_curve(ax, table, name, "", "", MODEL)
+        optimum_curve(ax, best, name, "", MODEL)
+        ax.axhline(1, color="0.3", linestyle="--", linewidth=0.8)
+        ax.set_title(heading)
+    if axes[0].lines[1:]:
+        _log_axis(axes[0])
+    axes[0].set_ylabel("per dimension (dimensionless)")
+    leans = {
+        "radial_cosine": ("cos(g, Y*)", PALETTE["green"]),
+        "error_cosine": ("cos(g, y − √ᾱ$_t$y*)", PALETTE["vermillion"]),
+        "residual_cosine": ("cos(g, Xᵀ(XY − I))", PALETTE["sky"]),
+    }
+    bends = {
+        "projected": ("smallest σ$_t$λ of P$_T$HP$_T$", PALETTE["green"]),
+        "riemannian": ("same with the manifold's bending", PALETTE["vermillion"]),
+    }
+    present = set(pc.unique(table["metric"]).to_pylist())
+    for name, (label, color) in leans.items():
+        if name in present:
+            level_curve(axes[2], table, name, "", label, color)
+    axes[2].set_title("what the gradient leans on")
+    if "smallest_curvature" in present:
+        for name, (label, color) in bends.items():
+            level_curve(axes[3], table, "smallest_curvature", name, label, color)
+            optimum_curve(axes[3], best, "smallest_curvature", name, color)
+    else:
+        reason = "nothing bends: the manifold\nis flat, or there is none"
+        axes[3].text(0.03, 0.97, reason, transform=axes[3].transAxes, va="top", fontsize=6)
+    axes[3].set_title("on the manifold, at Y$_r$")
+    for ax in axes:
+        level_axis(ax, table)
+    handles = [
+        Line2D([], [], color=MODEL, label="T and N of the right answer"),
+        Line2D([], [], color=OTHER, linestyle=":", label="T and N of another answer"),
+        Line2D([], [], color=WITHOUT, linestyle="--", label="direction of Y* left out of T"),
+        Patch(color="0.9", label="95 % of isotropic gradients, each"),
+        *[line for ax in axes[2:] for line in ax.get_legend_handles_labels()[0]],
+        *([optimum_handle()] if best is not None else []),
+    ]
+    return framed(figure, title, note, points_drawn(table, point_kind) + BOOTSTRAP, handles)
+
+
+@style()
+def figure_shares(
+    tables: Mapping[str, pa.Table], title: str = "", note: str = "", point_kind: str = "q_sample"
+) -> Figure:
+    """Share of the gradient in each block, and for completion in observed and missing entries.
+
+    Args:
+        tables: by condition.
+        title: of the figure.
+        note: a line below the title.
+        point_kind: which points.
+    """
+    table, best = _model_and_optimum(tables, point_kind)
+    rows = {
+        metric: pc.unique(table.filter(pc.equal(table["metric"], metric))["component"]).to_pylist()
+        for metric in ("block_share", "cell_share")
+    }
+    rows = {metric: components for metric, components in rows.items() if components}
+    columns = max(map(len, rows.values()), default=1)
+    figure, axes = panel_grid(max(len(rows), 1), columns, 2.1, 1.9, sharex=True)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    if not rows:
+        reason = metric_rows(table, "normal_tangent_ratio")["reason"].iloc[0]
+        axes[0, 0].text(0.5, 0.5, reason, ha="center", va="center", fontsize=8)
+    for (metric, components), line in zip(rows.items(), axes, strict=False):
+        for component, ax in zip(components, line, strict=False):
+            ax.set_axis_on()
+            chance = by_level(table, f"{metric}_null", component).median()
+            if metric == "block_share":
+                low, high = (
+                    by_level(table, f"{metric}_{end}", component).median() for end in ("low", "high")
+                )
+                ax.fill_between(low.index, low, high, color="0.9", linewidth=0)
+                level_curve(ax, table, f"{metric}_shuffled", component, "", OTHER, ":")
+            ax.plot(chance.index, chance, color="0.3", linestyle="--", linewidth=0.8)
+            level_curve(ax, table, metric, component, "", MODEL)
+            optimum_curve(ax, best, metric, component, MODEL)
+            ax.set_title(component)
+            ax.set_ylim(bottom=0)
+            level_axis(ax, table)
+        line[0].set_ylabel("share of ‖g‖²")
+    handles = [
+        Line2D([], [], color=MODEL, label="blocks of the right answer"),
+        Line2D([], [], color=OTHER, linestyle=":", label="blocks of another answer"),
+        Line2D([], [], color="0.3", linestyle="--", linewidth=0.8, label="chance: share of dimensions"),
+        Patch(color="0.9", label="95 % of isotropic gradients, each"),
+        *([optimum_handle()] if best is not None else []),
+    ]
+    foot = points_drawn(table, point_kind) + BOOTSTRAP
+    return framed(figure, title, note, foot, handles if rows else ())
+
+
+@style()
+def figure_conditions(
+    tables: Mapping[str, pa.Table], title: str = "", note: str = "", point_kind: str = "q_sample"
+) -> Figure:
+    """Both ratios under every condition.
+
+    Args:
+        tables: by condition.
+        title: of the figure.
+        note: a line below the title.
+        point_kind: which points.
+    """
+    table, _ = _model_and_optimum(tables, point_kind)
+    figure, (axes,) = panel_grid(1, 2, 3.6, 2.6)
+    headings = {"normal_tangent_ratio": "gradient: F", "curvature_ratio": "curvature: C"}
+    for ax, (metric, heading) in zip(axes, headings.items(), strict=True):
+        condition_curves(ax, tables, point_kind, metric)
+        ax.axhline(1, color="0.3", linestyle="--", linewidth=0.8)
+        ax.set_title(heading)
+        level_axis(ax, table)
+    if axes[0].lines[1:]:
+        _log_axis(axes[0])
+    axes[0].set_ylabel("normal over tangent, per dimension")
+    foot = f"medians over problems; {points_drawn(table, point_kind)}"
+    return framed(figure, title, note, foot, condition_handles(tables))
+
+
+def _model_and_optimum(tables: Mapping[str, pa.Table], point_kind: str) -> tuple[pa.Table, pa.Table | None]:
+    best = tables.get("oracle")
+    return one_model(tables["trained"], point_kind), best and one_model(best, point_kind)
+
+
+def _log_axis(ax: Axes) -> None:
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())

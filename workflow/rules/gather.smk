@@ -1,0 +1,24 @@
+# Tables that the jobs of an analysis wrote block by block, as one.
+rule gather:
+    input:
+        collect(
+            "<results>/{analysis}/{model}/{condition}/blocks/{block}/{table}.parquet",
+            block=BLOCKS,
+            allow_missing=True,
+        ),
+    output:
+        "<results>/{analysis}/{model}/{condition}/{table}.parquet",
+    log:
+        "<logs>/gather/{analysis}/{model}/{condition}/{table}.log",
+    conda:
+        "../envs/iredinterp.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=10,
+    params:
+        **code("gather"),
+    message:
+        "Gather the {wildcards.table} of {wildcards.analysis} on {wildcards.model} ({wildcards.condition})"
+    script:
+        "../../scripts/gather.py"
