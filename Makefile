@@ -50,8 +50,9 @@ checkpoints: $(READY) ## train the bundled checkpoints anew
 	@snakemake --cores $(CORES) trained
 	@cp results/training/*/checkpoints/*.safetensors resources/checkpoints/
 
-benchmark: $(READY) ## measure Hessian engines and training and rewrite benchmarks/RESULTS.md
+benchmark: $(READY) ## measure Hessian engines, geometry and training and rewrite benchmarks/RESULTS.md
 	@python benchmarks/hessian.py
+	@python benchmarks/grassmann.py
 	@python benchmarks/training.py
 
 clean: ## delete results, logs and caches; keeps .venv

@@ -52,15 +52,20 @@ def eigenvalues(generator):
     return (0.1 + torch.rand(4, 6, generator=generator, dtype=torch.float64)).sort(1).values
 
 
+def calibrate(spectra, metrics, eigenvalues):
+    """Calibration where κ of these eigenvalues, (K, d), was planted for every problem of the metrics."""
+    kappa = (eigenvalues[:, -1] / eigenvalues[:, 0]).numpy()
+    expected = metrics_of([kappa] * len(set(metrics["problem_id"].to_pylist())))
+    return calibration_table(REGISTRATION, spectra, truth_of(eigenvalues), {"hessian": metrics}, expected)
+
+
 def rows(table, metric):
     return table.to_pandas().query("metric == @metric")
 
 
 def test_an_exact_analysis_has_no_error(eigenvalues):
     kappa = (eigenvalues[:, -1] / eigenvalues[:, 0]).numpy()
-    table = calibration_table(
-        REGISTRATION, spectra_of(eigenvalues), metrics_of([kappa, kappa]), truth_of(eigenvalues)
-    )
+    table = calibrate(spectra_of(eigenvalues), metrics_of([kappa, kappa]), eigenvalues)
     assert (rows(table, "spectrum_error")["value"] == 0).all()
     slope = np.polyfit(-np.log(SIGMA), np.log(kappa), 1)[0]
     (found,) = rows(table, "log_slope_error").itertuples()
@@ -72,7 +77,7 @@ def test_an_error_of_one_eigenvalue_at_one_level_is_found_there(eigenvalues):
     wrong = eigenvalues.clone()
     wrong[2, 1] += 1e-3
     kappa = (eigenvalues[:, -1] / eigenvalues[:, 0]).numpy()
-    table = calibration_table(REGISTRATION, spectra_of(wrong), metrics_of([kappa]), truth_of(eigenvalues))
+    table = calibrate(spectra_of(wrong), metrics_of([kappa]), eigenvalues)
     found = rows(table, "spectrum_error").set_index("t")["value"]
     expected = 1e-3 / float(eigenvalues[2, -1])
     np.testing.assert_allclose(found, [0, 0, expected, 0], rtol=1e-9, atol=1e-15)
@@ -81,21 +86,54 @@ def test_an_error_of_one_eigenvalue_at_one_level_is_found_there(eigenvalues):
 def test_the_worst_problem_decides_the_error_of_the_statistic(eigenvalues):
     kappa = (eigenvalues[:, -1] / eigenvalues[:, 0]).numpy()
     metrics = metrics_of([kappa, kappa * SIGMA**-0.2])
-    table = calibration_table(REGISTRATION, spectra_of(eigenvalues), metrics, truth_of(eigenvalues))
+    table = calibrate(spectra_of(eigenvalues), metrics, eigenvalues)
     assert rows(table, "log_slope_error")["value"].item() == pytest.approx(0.2, rel=1e-10)
     assert gates(REGISTRATION, {"f": table})["hessian", "f"] == pytest.approx(0.2, rel=1e-10)
 
 
 def test_what_cannot_be_compared_says_why_and_closes_the_gate(eigenvalues):
-    table = calibration_table(
-        REGISTRATION,
-        spectra_of(eigenvalues[:, :3].contiguous()),
-        metrics_of([[np.nan] * 4]),
-        truth_of(eigenvalues),
-    )
+    part = spectra_of(eigenvalues[:, :3].contiguous())
+    table = calibrate(part, metrics_of([[np.nan] * 4]), eigenvalues)
     assert (rows(table, "spectrum_error")["reason"] == "the engine returned part of the spectrum").all()
     assert "undefined on the planted network" in rows(table, "log_slope_error")["reason"].item()
     assert gates(REGISTRATION, {"f": table})["hessian", "f"] == np.inf
+
+
+def test_a_problem_that_was_planted_and_not_found_closes_the_gate(eigenvalues):
+    kappa = (eigenvalues[:, -1] / eigenvalues[:, 0]).numpy()
+    table = calibration_table(
+        REGISTRATION,
+        spectra_of(eigenvalues),
+        truth_of(eigenvalues),
+        {"hessian": metrics_of([kappa])},
+        metrics_of([kappa, kappa]),
+    )
+    assert "undefined on the planted network" in rows(table, "log_slope_error")["reason"].item()
+    assert gates(REGISTRATION, {"f": table})["hessian", "f"] == np.inf
+
+
+def test_what_nothing_planted_speaks_of_says_so(eigenvalues):
+    kappa = (eigenvalues[:, -1] / eigenvalues[:, 0]).numpy()
+    found = metrics_of([kappa])
+    expected = metrics_of([[np.nan] * 4])
+    table = calibration_table(
+        REGISTRATION, spectra_of(eigenvalues), truth_of(eigenvalues), {"hessian": found}, expected
+    )
+    (reason,) = rows(table, "log_slope_error")["reason"]
+    assert reason == "nothing planted says what condition_number should be"
+
+
+def test_only_analyses_that_ran_and_hypotheses_about_the_task_are_calibrated(eigenvalues):
+    kappa = (eigenvalues[:, -1] / eigenvalues[:, 0]).numpy()
+    metrics, expected = metrics_of([kappa], task="addition"), metrics_of([kappa], task="addition")
+    table = calibration_table(
+        REGISTRATION,
+        spectra_of(eigenvalues),
+        truth_of(eigenvalues),
+        {"hessian": metrics, "tangent": metrics},
+        expected,
+    )
+    assert set(table["method"].to_pylist()) == {"hessian"}
 
 
 def test_what_was_not_looked_at_has_no_gate(eigenvalues):
@@ -104,12 +142,7 @@ def test_what_was_not_looked_at_has_no_gate(eigenvalues):
 
 def test_a_missing_level_is_an_error(eigenvalues):
     with pytest.raises(TableError, match="no spectra at level 3"):
-        calibration_table(
-            REGISTRATION,
-            spectra_of(eigenvalues[:3].contiguous()),
-            metrics_of([[1.0] * 4]),
-            truth_of(eigenvalues),
-        )
+        calibrate(spectra_of(eigenvalues[:3].contiguous()), metrics_of([[1.0] * 4]), eigenvalues)
 
 
 def test_samples_are_the_statistic_of_the_registered_metric_alone(seed):

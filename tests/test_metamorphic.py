@@ -17,6 +17,7 @@ from iredinterp.evidence.calibration import calibration_table, gates
 from iredinterp.evidence.hypotheses import read_hypotheses
 from iredinterp.evidence.samples import samples_of
 from iredinterp.evidence.verdicts import judge
+from iredinterp.expected import expected_table
 from iredinterp.ired.model import EnergyMLP
 from iredinterp.ired.sampler import sample
 from iredinterp.ired.schedule import cosine_schedule
@@ -452,6 +453,13 @@ def test_a_planted_error_of_known_norm_is_the_distance_from_the_optimum(task, se
     np.testing.assert_allclose(found, by_point.sort_index().to_numpy(), rtol=1e-10)
 
 
+def calibrated(results, truth, problems):
+    settings = {"tangent": {"rank": None}, "grassmann": {"rank": None, "draws": 1, "seed": 0}}
+    expected = expected_table(truth, problems, KEYS, **settings)
+    metrics = {"hessian": results.metrics}
+    return calibration_table(REGISTRATION, results.spectra, spectrum_table(truth), metrics, expected)
+
+
 def test_the_planted_network_is_recovered_and_passes_its_gate(seed):
     network, problems = planted(D, D, seed, decoys=EVERY_DECOY), inverse_problems(seed, 4)
     energy, truth = MLPEnergy(network.model), network.truth
@@ -467,7 +475,7 @@ def test_the_planted_network_is_recovered_and_passes_its_gate(seed):
     assert len(slopes) == 4
     np.testing.assert_allclose(slopes, expected, rtol=0, atol=1e-10)
 
-    calibration = calibration_table(REGISTRATION, results.spectra, results.metrics, spectrum_table(truth))
+    calibration = calibrated(results, truth, problems)
     rows = calibration.to_pandas().set_index("metric")
     assert rows.loc["spectrum_error", "t"].tolist() == list(range(10))
     assert rows.loc["spectrum_error", "value"].max() < 1e-10
@@ -487,8 +495,7 @@ def test_a_spectrum_that_is_not_the_planted_one_fails_the_gate(seed):
     energy = MLPEnergy(steeper.model)
     points = points_table(energy, problems, KEYS, ["q_sample"], seed)
     results = analysed(energy, points, problems)
-    truth = spectrum_table(plan.truth)
-    calibration = calibration_table(REGISTRATION, results.spectra, results.metrics, truth)
+    calibration = calibrated(results, plan.truth, problems)
     rows = calibration.to_pandas().set_index("metric")
     expected = (power - 1) * rows.loc[HYPOTHESIS.gate.metric, "planted"]
     assert rows.loc[HYPOTHESIS.gate.metric, "value"] == pytest.approx(abs(expected), rel=1e-9)

@@ -22,6 +22,7 @@ from iredinterp.tables import Metric, tidy
 from iredinterp.truth.planted.truth import PlantedTruth
 
 NO_MANIFOLD = "answers of addition lie on no manifold"
+NO_GAP = "the answer has no singular gap at this rank"
 
 
 def expected_table(
@@ -46,8 +47,8 @@ def expected_table(
     ids = problems["problem_id"].to_pylist()
     hessians = truth.hessian_formula(torch.empty(0), torch.empty(0), torch.arange(truth.schedule.levels))
     answers = reference_matrices(problems)
-    along = tangent_projectors(keys["task"], answers, reference_rank([keys["rank"]], tangent["rank"]))
-    rank = reference_rank([keys["rank"]], grassmann["rank"])
+    along = tangent_projectors(keys["task"], answers, reference_rank([keys.get("rank")], tangent["rank"]))
+    rank = reference_rank([keys.get("rank")], grassmann["rank"])
     arms = arms_of(ids, answers, rank, grassmann["draws"], grassmann["seed"])
     column, core = (arms[arm].flatten(2) for arm in ("column", "core"))
     parts = []
@@ -59,7 +60,10 @@ def expected_table(
             Metric("curvature_ratio", curvature_ratio(hessian, along, len(ids)), reason=NO_MANIFOLD),
         ]
         ratio = _mean_square(column, hessian) / _mean_square(core, hessian)
-        for kind, metrics in (("q_sample", sampled), ("perturbed", [Metric("energy_ratio", ratio)])):
+        for kind, metrics in (
+            ("q_sample", sampled),
+            ("perturbed", [Metric("energy_ratio", ratio, reason=NO_GAP)]),
+        ):
             parts.append(tidy(point_keys(keys, ids, t, sigma, kind, [0] * len(ids)), metrics))
     return pa.concat_tables(parts)
 

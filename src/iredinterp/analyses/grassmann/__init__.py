@@ -12,6 +12,6 @@ typical norm of the noise at level t. With H = I/σ_t, the Bayes-optimal energy 
 Figures are in `iredinterp.analyses.grassmann.drawing`.
 """
 
-from iredinterp.analyses.grassmann.measures import grassmann_tables
+from iredinterp.analyses.grassmann.measures import GrassmannianAnalyzer, grassmann_tables
 
-__all__ = ["grassmann_tables"]
+__all__ = ["GrassmannianAnalyzer", "grassmann_tables"]

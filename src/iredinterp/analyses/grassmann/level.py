@@ -76,7 +76,6 @@ class Answers:
             return drawn.unflatten(-1, sizes).to(energy.device)
 
         noise, isotropic = normal("arms", draws, *shape), normal("isotropic", perturbations, *shape)
-        arms = [torch.stack([*arm_directions(point, noise[:, k]).values()], dim=1) for k in range(draws)]
         radius = largest * torch.special.ndtr(normal("radius", perturbations, 1, 1))
         return cls(
             ids,
@@ -84,10 +83,20 @@ class Answers:
             Y.double()[rows].to(energy.device),
             reference,
             point,
-            torch.stack(arms, dim=2).nan_to_num(),
+            unit_arms(point, noise),
             radius * isotropic / torch.linalg.matrix_norm(isotropic, keepdim=True),
             Y.double()[(rows + 1) % problems.num_rows].to(energy.device),
         )
+
+
+def unit_arms(point: FixedRankPoint, noise: Tensor) -> Tensor:
+    """Directions of every arm from standard normal noise (P, draws, n, m); zero without a gap.
+
+    Returns:
+        (P, arms, draws, n, m), in the order of `ARMS`.
+    """
+    draws = [torch.stack([*arm_directions(point, each).values()], dim=1) for each in noise.unbind(1)]
+    return torch.stack(draws, dim=2).nan_to_num()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -10,17 +11,22 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from iredinterp.analyses.grassmann.level import Answers, Displaced, Level, Path
+from iredinterp.analyses.grassmann.level import Answers, Displaced, Level, Path, unit_arms
 from iredinterp.analyses.grassmann.ranks import kendall, partial_correlation, spearman
 from iredinterp.energy import Energy
 from iredinterp.errors import ConfigError
+from iredinterp.geometry.fixed_rank import FixedRankPoint
 from iredinterp.geometry.paths import barrier
 from iredinterp.geometry.perturb import ARMS
+from iredinterp.geometry.subspace import grassmann_distance
 from iredinterp.points import point_keys, reference_rank
 from iredinterp.tables import Metric, tidy
 
+CHUNK = 4096
 BASELINE = "core"
 ISOTROPIC = "isotropic"
+# Of what the dearest arm costs; an energy change below is rounding.
+RESOLVED = 1e-12
 NO_GAP = "the answer has no singular gap at this rank"
 NOT_POSITIVE = f"the mean energy change of an arm is not positive, or {NO_GAP}"
 NO_ORDER = f"distances or energies do not vary, or {NO_GAP}"
@@ -40,7 +46,7 @@ def grassmann_tables(
     perturbations: int = 40,
     steps: int = 21,
     seed: int = 0,
-    chunk: int = 4096,
+    chunk: int = CHUNK,
 ) -> tuple[pa.Table, pa.Table, pa.Table]:
     """Energy changes of displaced answers √ᾱ_t y*, at every level.
 
@@ -100,6 +106,54 @@ def grassmann_tables(
     return tuple(pa.concat_tables(tables) for tables in zip(*parts, strict=True))
 
 
+@dataclass(frozen=True)
+class GrassmannianAnalyzer:
+    """Subspaces and the energy of turning them, for notebooks.
+
+    Args:
+        energy: the landscape.
+        rank: r, dimension of the leading subspaces.
+    """
+
+    energy: Energy
+    rank: int
+
+    def distances(self, Y: Tensor, Z: Tensor) -> dict[str, Tensor]:
+        """Arc distances, (B,), of the leading column and row spaces of matrices (B, n, m); NaN without a gap.
+
+        Raises:
+            ConfigError: no such rank.
+        """
+        first, second = (FixedRankPoint.from_matrix(matrices, self.rank) for matrices in (Y, Z))
+        defined = first.defined & second.defined
+        pairs = {"column": (first.U, second.U), "row": (first.V, second.V)}
+        return {name: grassmann_distance(*pair).where(defined, torch.nan) for name, pair in pairs.items()}
+
+    def arms(
+        self, x: Tensor, Y: Tensor, t: int, radius: float = 1.0, draws: int = 4, seed: int = 0
+    ) -> dict[str, Tensor]:
+        """Mean cost of displacing answers Y, (B, n, m), by equal norms: energy changes (B,) by arm.
+
+        Args:
+            x: (B, d_x).
+            Y: answers, not yet scaled by √ᾱ_t.
+            t: level.
+            radius: ‖ΔY‖_F in units of σ_t√d.
+            draws: directions per arm, averaged with both signs.
+            seed: of the directions.
+
+        Raises:
+            ConfigError: no such rank.
+        """
+        Y = Y.double()
+        point = FixedRankPoint.from_matrix(Y, self.rank)
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(len(Y), draws, *point.shape, generator=generator, dtype=torch.float64).to(Y)
+        answers = Answers(range(len(Y)), x, Y, Y, point, unit_arms(point, noise), Y[:, None], Y)
+        found = Level(self.energy, answers, t, CHUNK).arms([radius]).even.mean(2).squeeze(-1)
+        return dict(zip(ARMS, found.unbind(1), strict=True))
+
+
 def _check(radii: Sequence[float], draws: int, perturbations: int, steps: int) -> None:
     if not radii or radii[0] <= 0 or any(b <= a for a, b in pairwise(radii)):
         raise ConfigError(f"grassmann.radii: found {list(radii)}; give positive numbers in ascending order")
@@ -111,7 +165,9 @@ def _check(radii: Sequence[float], draws: int, perturbations: int, steps: int) -
 def _arm_metrics(arms: Displaced, sigma: float) -> list[Metric]:
     even, odd = arms.even.mean(2), arms.odd.square().mean(2).sqrt()
     scaled = (2 * sigma * arms.even / arms.norm.square()).mean(2)
-    swapped, base = arms.swapped.mean(2), even[:, ARMS.index(BASELINE)]
+    swapped = arms.swapped.mean(2)
+    costs = even.where(even > RESOLVED * even.amax(1, keepdim=True), torch.nan)
+    ratios = costs / costs[:, [ARMS.index(BASELINE)]]
     metrics = []
     for index, arm in enumerate(ARMS):
         metrics += [
@@ -121,14 +177,8 @@ def _arm_metrics(arms: Displaced, sigma: float) -> list[Metric]:
             Metric("swapped", swapped[:, index], arm, NO_GAP),
         ]
         if arm != BASELINE:
-            ratio = _ratio(even[:, index], base)
-            metrics.append(Metric("arm_ratio", ratio, f"{arm}/{BASELINE}", NOT_POSITIVE))
-    ratio = _ratio(even[:, ARMS.index("column"), -1], base[:, -1])
-    return [*metrics, Metric("energy_ratio", ratio, reason=NOT_POSITIVE)]
-
-
-def _ratio(first: Tensor, second: Tensor) -> Tensor:
-    return (first / second).where((first > 0) & (second > 0), torch.nan)
+            metrics.append(Metric("arm_ratio", ratios[:, index], f"{arm}/{BASELINE}", NOT_POSITIVE))
+    return [*metrics, Metric("energy_ratio", ratios[:, ARMS.index("column"), -1], reason=NOT_POSITIVE)]
 
 
 def _correlations(found: Displaced) -> list[Metric]:

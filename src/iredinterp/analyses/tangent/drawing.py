@@ -68,47 +68,40 @@ def figure_ratios(
         point_kind: which points.
     """
     table, best = _model_and_optimum(tables, point_kind)
-    figure, (axes,) = panel_grid(1, 4, 2.5, 2.5)
+    if reason := _no_manifold(table):
+        return _said(reason, title, note)
+    present = set(pc.unique(table["metric"]).to_pylist())
+    bends = "smallest_curvature" in present
+    figure, (axes,) = panel_grid(1, 3 + bends, 2.5, 2.5)
     metric = "normal_tangent_ratio"
-    low, high = (by_level(table, f"normal_tangent_{end}") for end in ("low", "high"))
-    if metric_rows(table, metric)["value"].notna().any():
-        axes[0].fill_between(low.columns, low.median(), high.median(), color="0.9", linewidth=0)
-    for ax, name, heading in (
-        (axes[0], metric, "gradient: F = ‖P$_N$g‖² / ‖P$_T$g‖²"),
-        (axes[1], "curvature_ratio", "curvature: C = tr P$_N$H / tr P$_T$H"),
-    ):
+    low, high = (by_level(table, f"normal_tangent_{end}").median() for end in ("low", "high"))
+    axes[0].fill_between(low.index, low, high, color="0.9", linewidth=0)
+    level_curve(axes[0], table, metric, RADIAL_REMOVED, "", WITHOUT, "--")
+    for ax, name in zip(axes, (metric, "curvature_ratio"), strict=False):
         level_curve(ax, table, name, SHUFFLED, "", OTHER, ":")
-        if name == metric:
-            level_curve(ax, table, name, RADIAL_REMOVED, "", WITHOUT, "--")
         level_curve(ax, table, name, "", "", MODEL)
         optimum_curve(ax, best, name, "", MODEL)
         ax.axhline(1, color="0.3", linestyle="--", linewidth=0.8)
-        ax.set_title(heading)
-    if axes[0].lines[1:]:
-        _log_axis(axes[0])
+    _log_axis(axes[0])
+    axes[0].set_title("gradient: F = ‖P$_N$g‖² / ‖P$_T$g‖²")
+    axes[1].set_title("curvature: C = tr P$_N$H / tr P$_T$H")
     axes[0].set_ylabel("per dimension (dimensionless)")
     leans = {
         "radial_cosine": ("cos(g, Y*)", PALETTE["green"]),
         "error_cosine": ("cos(g, y − √ᾱ$_t$y*)", PALETTE["vermillion"]),
         "residual_cosine": ("cos(g, Xᵀ(XY − I))", PALETTE["sky"]),
     }
-    bends = {
-        "projected": ("smallest σ$_t$λ of P$_T$HP$_T$", PALETTE["green"]),
-        "riemannian": ("same with the manifold's bending", PALETTE["vermillion"]),
-    }
-    present = set(pc.unique(table["metric"]).to_pylist())
-    for name, (label, color) in leans.items():
-        if name in present:
-            level_curve(axes[2], table, name, "", label, color)
+    for name in (name for name in leans if name in present):
+        level_curve(axes[2], table, name, "", *leans[name])
     axes[2].set_title("what the gradient leans on")
-    if "smallest_curvature" in present:
-        for name, (label, color) in bends.items():
-            level_curve(axes[3], table, "smallest_curvature", name, label, color)
-            optimum_curve(axes[3], best, "smallest_curvature", name, color)
-    else:
-        reason = "nothing bends: the manifold\nis flat, or there is none"
-        axes[3].text(0.03, 0.97, reason, transform=axes[3].transAxes, va="top", fontsize=6)
-    axes[3].set_title("on the manifold, at Y$_r$")
+    curvatures = {
+        "projected": ("smallest σ$_t$λ of P$_T$HP$_T$", PALETTE["black"]),
+        "riemannian": ("same with the manifold's bending", PALETTE["purple"]),
+    }
+    for name, (label, color) in curvatures.items() if bends else ():
+        level_curve(axes[3], table, "smallest_curvature", name, label, color)
+        optimum_curve(axes[3], best, "smallest_curvature", name, color)
+        axes[3].set_title("on the manifold, at Y$_r$")
     for ax in axes:
         level_axis(ax, table)
     handles = [
@@ -135,18 +128,16 @@ def figure_shares(
         point_kind: which points.
     """
     table, best = _model_and_optimum(tables, point_kind)
+    if reason := _no_manifold(table):
+        return _said(reason, title, note)
     rows = {
         metric: pc.unique(table.filter(pc.equal(table["metric"], metric))["component"]).to_pylist()
         for metric in ("block_share", "cell_share")
     }
     rows = {metric: components for metric, components in rows.items() if components}
-    columns = max(map(len, rows.values()), default=1)
-    figure, axes = panel_grid(max(len(rows), 1), columns, 2.1, 1.9, sharex=True)
+    figure, axes = panel_grid(len(rows), max(map(len, rows.values())), 2.1, 1.9, sharex=True)
     for ax in axes.flat:
         ax.set_axis_off()
-    if not rows:
-        reason = metric_rows(table, "normal_tangent_ratio")["reason"].iloc[0]
-        axes[0, 0].text(0.5, 0.5, reason, ha="center", va="center", fontsize=8)
     for (metric, components), line in zip(rows.items(), axes, strict=False):
         for component, ax in zip(components, line, strict=False):
             ax.set_axis_on()
@@ -171,8 +162,7 @@ def figure_shares(
         Patch(color="0.9", label="95 % of isotropic gradients, each"),
         *([optimum_handle()] if best is not None else []),
     ]
-    foot = points_drawn(table, point_kind) + BOOTSTRAP
-    return framed(figure, title, note, foot, handles if rows else ())
+    return framed(figure, title, note, points_drawn(table, point_kind) + BOOTSTRAP, handles)
 
 
 @style()
@@ -188,6 +178,8 @@ def figure_conditions(
         point_kind: which points.
     """
     table, _ = _model_and_optimum(tables, point_kind)
+    if reason := _no_manifold(table):
+        return _said(reason, title, note)
     figure, (axes,) = panel_grid(1, 2, 3.6, 2.6)
     headings = {"normal_tangent_ratio": "gradient: F", "curvature_ratio": "curvature: C"}
     for ax, (metric, heading) in zip(axes, headings.items(), strict=True):
@@ -195,9 +187,8 @@ def figure_conditions(
         ax.axhline(1, color="0.3", linestyle="--", linewidth=0.8)
         ax.set_title(heading)
         level_axis(ax, table)
-    if axes[0].lines[1:]:
-        _log_axis(axes[0])
-    axes[0].set_ylabel("normal over tangent, per dimension")
+    _log_axis(axes[0])
+    axes[0].set_ylabel("normal over tangent part")
     foot = f"medians over problems; {points_drawn(table, point_kind)}"
     return framed(figure, title, note, foot, condition_handles(tables))
 
@@ -205,6 +196,19 @@ def figure_conditions(
 def _model_and_optimum(tables: Mapping[str, pa.Table], point_kind: str) -> tuple[pa.Table, pa.Table | None]:
     best = tables.get("oracle")
     return one_model(tables["trained"], point_kind), best and one_model(best, point_kind)
+
+
+def _no_manifold(table: pa.Table) -> str:
+    """Why nothing is defined at any point, or nothing if something is."""
+    rows = metric_rows(table, "normal_tangent_ratio")
+    return rows["reason"].iloc[0] if rows["value"].isna().all() else ""
+
+
+def _said(reason: str, title: str, note: str) -> Figure:
+    figure, axes = panel_grid(1, 1, 6, 0.5)
+    axes[0, 0].set_axis_off()
+    axes[0, 0].text(0.5, 0.5, f"not applicable: {reason}", ha="center", va="center")
+    return framed(figure, title, note, "")
 
 
 def _log_axis(ax: Axes) -> None:
