@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -17,31 +18,47 @@ MODEL = "inverse-n5-seed0"
 PROBLEMS = "inverse-n5"
 SMALL = {
     "select": [MODEL],
-    "sampling": {"count": 4, "block": 2, "seed": 0},
+    "sampling": {"count": 4, "block": 4, "seed": 0},
     "points": {"kinds": ["q_sample", "minimum"], "draws": 1, "seed": 0},
     "competence": {"count": 100, "seed": 1},
 }
-# The model and its oracle, two blocks each.
+# One block each: of the model and its oracle, of all seven conditions, and of the planted network.
 EXP001 = {
     "problems": 1,
     "competence": 1,
-    "points": 4,
-    "gradients": 2,
-    "hessian_block": 4,
-    "hessian_gather": 6,
+    "points": 2,
+    "gradients": 1,
+    "hessian_block": 2,
+    "gather": 6,
     "hessian_figures": 1,
 }
-# The default target has the planted network too.
-HESSIAN = {"hessian_block": 6, "hessian_gather": 8, "hessian_figures": 1, "calibration": 1}
-POINTS = {"points": 6, "gradients": 2}
-PLANTED = {"planted_network": 1, "points": 2, "hessian_block": 2, "hessian_gather": 2, "calibration": 1}
-EVERYTHING = {"problems": 1, "planted_network": 1, "competence": 1, **POINTS, **HESSIAN}
+EXP004 = {"problems": 1, "competence": 1, "grassmann_block": 7, "gather": 3, "grassmann_figures": 1}
+EXP005 = {"problems": 1, "competence": 1, "points": 7, "tangent_block": 7, "gather": 1, "tangent_figures": 1}
+PLANTED = {
+    "planted_network": 1,
+    "expected": 1,
+    "points": 1,
+    "hessian_block": 1,
+    "tangent_block": 1,
+    "grassmann_block": 1,
+    "gather": 4,
+    "calibration": 1,
+}
+# What the default target needs, by what it depends on.
+HESSIAN = {"hessian_block": 3, "gather": 8, "hessian_figures": 1, "calibration": 1}
+TANGENT = {"tangent_block": 8, "gather": 2, "tangent_figures": 1, "calibration": 1}
+GRASSMANN = {"grassmann_block": 8, "gather": 4, "grassmann_figures": 1, "calibration": 1}
+POINTS = {"points": 8, "gradients": 1}
+AT_POINTS = POINTS | HESSIAN | TANGENT | {"gather": 10}
+ANALYSES = AT_POINTS | GRASSMANN | {"gather": 14}
+FIGURES = {"hessian_figures": 1, "tangent_figures": 1, "grassmann_figures": 1}
+EVERYTHING = {"problems": 1, "planted_network": 1, "expected": 1, "competence": 1} | ANALYSES
 OTHER_RECIPE = {
     "problems": PROBLEMS,
     "hidden": 8,
     "phases": [{"steps": 9, "learning_rate": 0.1, "contrastive": True}],
 }
-TARGETS = {"all", "cards", "exp001", "hessian", "planted"}
+TARGETS = {"all", "cards", "planted", "exp001", "hessian", "exp004", "grassmann", "exp005", "tangent"}
 
 
 class Project:
@@ -127,11 +144,14 @@ def test_every_named_artifact_is_made(built):
         f"competence/{MODEL}.html",
         f"problems/{PROBLEMS}.parquet",
     } <= names
-    assert {
-        f"{kind}/{MODEL}/trained/block-{block}.parquet"
-        for kind in ("points", "gradients")
-        for block in (0, 1)
-    } <= names
+    assert {f"{kind}/{MODEL}/trained/block-0.parquet" for kind in ("points", "gradients")} <= names
+    for analysis, shown, tables in (
+        ("grassmann", ("arms", "effect", "correlation", "paths"), ("metrics", "displacements", "paths")),
+        ("tangent", ("ratios", "shares", "conditions"), ("metrics",)),
+    ):
+        figures = {f"figures/{figure}.{form}" for figure in shown for form in ("pdf", "svg", "png")}
+        assert {f"{analysis}/{MODEL}/{name}" for name in figures} <= names
+        assert {f"{analysis}/{MODEL}/trained/{table}.parquet" for table in tables} <= names
     assert not [name for name in names if name.endswith((".tmp", ".partial"))]
 
 
@@ -183,7 +203,7 @@ def test_unused_code_reruns_nothing(project):
             "src/iredinterp/figures.py",
             "def save_figure(",
             "@staticmethod\ndef save_figure(",
-            {"hessian_figures": 1},
+            FIGURES,
         ),
         (
             "src/iredinterp/linalg.py",
@@ -191,15 +211,27 @@ def test_unused_code_reruns_nothing(project):
             "@staticmethod\ndef participation_ratio(",
             HESSIAN,
         ),
-        ("src/iredinterp/templates/card.html", "<html", "<html ", {"competence": 1, "hessian_figures": 1}),
+        ("src/iredinterp/templates/card.html", "<html", "<html ", {"competence": 1, **FIGURES}),
         (
             "src/iredinterp/ired/sampler.py",
             "ANSWER_LIMIT = 2.0",
             "ANSWER_LIMIT = 2.5",
-            {**EVERYTHING, "problems": 0, "planted_network": 0},
+            {**EVERYTHING, "problems": 0, "planted_network": 0, "expected": 0},
+        ),
+        (
+            "src/iredinterp/geometry/perturb.py",
+            "SWAP_TOLERANCE = 1e-6",
+            "SWAP_TOLERANCE = 1e-5",
+            GRASSMANN,
+        ),
+        (
+            "src/iredinterp/geometry/symmetric.py",
+            "def _cholesky(",
+            "@staticmethod\ndef _cholesky(",
+            TANGENT,
         ),
     ],
-    ids=["figures", "linalg", "template", "sampler"],
+    ids=["figures", "linalg", "template", "sampler", "perturbations", "symmetric"],
 )
 def test_an_edit_of_the_library_reruns_exactly_what_depends_on_it(project, path, old, new, expected):
     project.edit(path, old, new)
@@ -210,10 +242,12 @@ def test_an_edit_of_the_library_reruns_exactly_what_depends_on_it(project, path,
     ("section", "values", "expected"),
     [
         ("hessian", {"vectors": 4}, HESSIAN),
-        ("points", {"seed": 9}, {**POINTS, **HESSIAN}),
-        ("competence", {"seed": 9}, {"competence": 1, "hessian_figures": 1}),
+        ("tangent", {"chunk": 32}, {**TANGENT, "expected": 1}),
+        ("grassmann", {"draws": 2}, {**GRASSMANN, "expected": 1}),
+        ("points", {"seed": 9}, AT_POINTS),
+        ("competence", {"seed": 9}, {"competence": 1, **FIGURES}),
         ("sampling", {"seed": 9}, {**EVERYTHING, "competence": 0, "planted_network": 0}),
-        ("planted", {"seed": 9}, {**EVERYTHING, "problems": 0, **dict.fromkeys(EXP001, 0), **PLANTED}),
+        ("planted", {"seed": 9}, PLANTED),
         ("training", {"other": OTHER_RECIPE}, {}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -227,7 +261,11 @@ def test_another_checkpoint_reruns_everything_of_its_model(project):
     checkpoints = project.folder / "resources/checkpoints"
     other = (checkpoints / "addition-n5-seed0.safetensors").read_bytes()
     (checkpoints / f"{MODEL}.safetensors").write_bytes(other)
-    assert project.planned() == {rule: count for rule, count in EXP001.items() if rule != "problems"}
+    others = dict.fromkeys(("problems", "planted_network", "expected", "calibration"), 0)
+    of_planted = dict.fromkeys(("points", "hessian_block", "tangent_block", "grassmann_block"), 1)
+    expected = {rule: count - of_planted.get(rule, 0) for rule, count in (EVERYTHING | others).items()}
+    expected["gather"] -= PLANTED["gather"]
+    assert project.planned() == {rule: count for rule, count in expected.items() if count}
 
 
 def test_an_edit_undone_reruns_nothing(project):
@@ -247,6 +285,8 @@ def test_targets_by_name_and_by_path(project):
     assert project.planned() == EVERYTHING
     assert project.planned("exp001") == EXP001
     assert project.planned("hessian") == EXP001
+    assert project.planned("exp004") == project.planned("grassmann") == EXP004
+    assert project.planned("exp005") == project.planned("tangent") == EXP005
     assert project.planned("planted") == PLANTED | {"problems": 1}
     assert project.planned("cards") == {"competence": 1}
     assert project.planned(f"results/points/{MODEL}/trained/block-1.parquet") == {"problems": 1, "points": 1}
@@ -262,7 +302,7 @@ def test_the_same_inputs_give_the_same_bytes(built, tmp_path):
 
 
 def test_the_way_of_splitting_the_problems_changes_no_spectrum(built, project):
-    project.configure({"sampling": {"block": 4}})
+    project.configure({"sampling": {"block": 2}})
     target = f"results/hessian/{MODEL}/trained/spectra.parquet"
     project.snakemake(target)
     keys = ["problem_id", "t", "point_kind", "scaled"]
@@ -271,6 +311,19 @@ def test_the_way_of_splitting_the_problems_changes_no_spectrum(built, project):
     noised = before.point_kind == "q_sample"
     for one, other in zip(before.scaled[noised], after.scaled[noised], strict=True):
         assert abs(one - other).max() < 1e-9
+
+
+@pytest.mark.parametrize("analysis", ["grassmann", "tangent"])
+def test_the_way_of_splitting_the_problems_changes_no_geometry(built, project, analysis):
+    project.configure({"sampling": {"block": 2}})
+    target = f"results/{analysis}/{MODEL}/trained/metrics.parquet"
+    project.snakemake(target)
+    before, after = (read_table(p.folder / target).to_pandas() for p in (built, project))
+    noised = before.point_kind.isin(["q_sample", "perturbed"])
+    assert noised.any()
+    keys = ["point_kind", "problem_id", "t", "metric", "component", "index"]
+    assert (before[keys] == after[keys]).all().all()
+    np.testing.assert_allclose(before.value[noised], after.value[noised], rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("engine", ["lanczos", "pyhessian"])
@@ -285,7 +338,7 @@ def test_engines_that_give_only_some_eigenvalues_run_through_to_the_figures(proj
 def test_the_report_is_one_offline_page_with_every_figure(built):
     built.snakemake("--report", "report.html")
     page = (built.folder / "report.html").read_text()
-    for name in ("1 spectra per level", "4 overlap between levels", "Competence cards"):
+    for name in ("1 spectra per level", "4 overlap between levels", "1 energy by arm", "Competence cards"):
         assert name in page
     assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?://', page)
 

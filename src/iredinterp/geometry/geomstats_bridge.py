@@ -43,9 +43,7 @@ try:
     from geomstats.learning.frechet_mean import FrechetMean
     from geomstats.vectorization import repeat_out
 except ModuleNotFoundError as error:
-    raise ConfigError(
-        'the bridge needs the geomstats library: pip install "iredinterp[reference]"'
-    ) from error
+    raise ConfigError("the bridge needs the geomstats library: pip install geomstats==2.8.0") from error
 
 # The estimator's own 1e-4 stops up to 0.13 rad from the mean of widely spread points in Gr(20, 5).
 EPSILON = 1e-14

@@ -11,6 +11,7 @@ from iredinterp.analyses.tangent.manifolds import Manifold, Values, View, cosine
 from iredinterp.bases import beta_band
 from iredinterp.energy import Energy, map_chunks
 from iredinterp.errors import TableError
+from iredinterp.geometry.nulls import finite_rows
 from iredinterp.linalg import stable_rank
 from iredinterp.points import point_tensors, reference_matrices, reference_rank
 from iredinterp.tables import Metric, tensor_column, tidy
@@ -115,7 +116,7 @@ def tangent_table(
         view = View.of(energy, x, y, t, references.shape[1:])
         values = _shares_and_ratios(manifold, view, rows)
         values["error_cosine", ""] = cosine(view.gradient, view.unscaled - answers[rows])
-        values["stable_rank", ""] = stable_rank(torch.linalg.svdvals(view.gradient))
+        values["stable_rank", ""] = stable_rank(torch.linalg.svdvals(finite_rows(view.gradient)[0]))
         return values | manifold.measures(view, rows)
 
     parts = list(map_chunks(measure, (x, y, t, rows), chunk))
