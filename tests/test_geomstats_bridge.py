@@ -305,7 +305,7 @@ def test_another_backend_is_refused_before_geomstats_is_imported():
 def test_without_geomstats_the_bridge_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "geomstats.geometry.grassmannian", None)
     spec = importlib.util.find_spec("iredinterp.geometry.geomstats_bridge")
-    with pytest.raises(ConfigError, match="needs the geomstats library: pip install geomstats==2.8.0"):
+    with pytest.raises(ConfigError, match=r"needs the geomstats library: pip install geomstats==2\.8\.0"):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 

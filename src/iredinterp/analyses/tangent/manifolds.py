@@ -184,7 +184,8 @@ class Symmetric(Manifold):
 
     def measures(self, view: View, rows: Tensor) -> Values:
         answers, Y = self.answers[rows], view.unscaled
-        X = torch.linalg.inv(answers)
+        X, singular = torch.linalg.inv_ex(answers)
+        X = X.masked_fill(singular.bool()[:, None, None], torch.nan)
         residual = X.mT @ (X @ Y - torch.eye(Y.shape[-1]).to(Y))
         distance, _ = affine_invariant_distance(answers, (Y + Y.mT) / 2)
         return {

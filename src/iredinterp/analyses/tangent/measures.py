@@ -21,9 +21,9 @@ SHUFFLED, RADIAL_REMOVED = "shuffled pair", "radial removed"
 REASONS = {
     "spd_distance": "the symmetric part of the point is not positive definite",
     "curvature_ratio": "no trace along the manifold, or the answer has no singular gap at this rank",
-    "error_cosine": "the gradient is zero, or the point is the answer",
-    "residual_cosine": "the gradient or the residual is zero",
-    "stable_rank": "the gradient is zero",
+    "error_cosine": "the gradient is zero or not finite",
+    "residual_cosine": "the gradient is zero or not finite, or the answer is singular",
+    "stable_rank": "the gradient is zero or not finite",
 } | dict.fromkeys(
     (
         "base_distance",
@@ -35,7 +35,7 @@ REASONS = {
     ),
     "the point has no singular gap at this rank, hence no nearest matrix",
 )
-NOT_DEFINED = "the gradient is zero, or the answer has no gap that tells the blocks apart"
+NOT_DEFINED = "the gradient is zero or not finite, or the answer has no gap that tells the blocks apart"
 # What a task without a manifold says, for every point.
 HEADLINES = (
     ("normal_tangent_ratio", ""),
@@ -60,7 +60,8 @@ def tangent_table(
     Args:
         energy: the landscape.
         points: rows of a points table, of one task; every column that is not a tensor is a key.
-        problems: all problems they belong to; the shuffled pair takes the next one's answer (cyclic).
+        problems: all problems they belong to; the shuffled pair takes the next one's answer (cyclic), which
+            changes nothing where all answers share one tangent space, as those of inverse do.
         rank: r of completion; if not given, the `rank` of the points, or 1 where they have none.
         chunk: points in memory at once.
 
