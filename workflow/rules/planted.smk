@@ -52,7 +52,7 @@ rule calibration:
     input:
         **PLANTED_METRICS,
         truth=rules.planted_network.output.truth,
-        expected=rules.expected.output,
+        expected=rules.expected.output[0],
         spectra="<results>/hessian/planted-{problems}/trained/spectra.parquet",
         hypotheses=config["hypotheses"],
     output:
