@@ -11,7 +11,8 @@ if __name__ == "__main__":
     params, output = snakemake.params, snakemake.output
     with run_log(snakemake.log[0], snakemake.threads):
         spec = ProblemSpec.from_dict(params.spec)
-        network = planted(spec.dim_x, spec.dim_y, params.seed, decoys=EVERY_DECOY)
+        symmetric = spec.task == "inverse"
+        network = planted(spec.dim_x, spec.dim_y, params.seed, decoys=EVERY_DECOY, symmetric=symmetric)
         save_planted(network, output.checkpoint)
         footer = provenance(dict(network.construction), params.seed, code=params.code)
         write_table(spectrum_table(network.truth), output.truth, footer)

@@ -448,3 +448,33 @@ def test_impossible_plans_are_refused(arguments, message):
 def test_the_smallest_sufficient_width_is_accepted(seed):
     assert planted(6, 5, seed, hidden=20).truth.units(1, "unused").numel() == 0
     assert planted(6, 5, seed, hidden=24, decoys={"dead_end": 2, "cancelling": 1}).model.hidden == 24
+
+
+def test_symmetric_and_skew_eigenvectors_come_apart_and_the_symmetric_are_the_softest(seed):
+    n = 4
+    network = planted(5, n * n, seed, symmetric=True)
+    Q = network.truth.eigenbasis
+    matrices = Q.mT.unflatten(1, (n, n))
+    along = n * (n + 1) // 2
+    torch.testing.assert_close(matrices[:along], matrices[:along].mT, rtol=0, atol=1e-12)
+    torch.testing.assert_close(matrices[along:], -matrices[along:].mT, rtol=0, atol=1e-12)
+    torch.testing.assert_close(Q.mT @ Q, torch.eye(n * n, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert (network.truth.spectrum.diff(dim=1) >= 0).all()
+    energy = MLPEnergy(network.model)
+    generator = torch.Generator().manual_seed(seed)
+    x, y = (torch.randn(3, d, generator=generator, dtype=torch.float64) for d in (5, n * n))
+    for t in (0, 9):
+        expected = network.truth.hessian(x, y, t)
+        torch.testing.assert_close(energy.hessian(x, y, t), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_symmetric_planted_network_is_built_again_from_its_file(seed, tmp_path):
+    network = planted(5, 9, seed, symmetric=True)
+    save_planted(network, tmp_path / "planted.safetensors")
+    again = read_planted_truth(tmp_path / "planted.safetensors")
+    torch.testing.assert_close(again.eigenbasis, network.truth.eigenbasis)
+
+
+def test_symmetric_needs_square_matrices(seed):
+    with pytest.raises(ConfigError, match="symmetric: needs dim_y = n², found dim_y=6"):
+        planted(5, 6, seed, symmetric=True)

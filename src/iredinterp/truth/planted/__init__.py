@@ -58,6 +58,7 @@ def planted(
     spectrum: Tensor | None = None,
     hidden: int | None = None,
     decoys: Mapping[str, int] | None = None,
+    symmetric: bool = False,
 ) -> Planted:
     """A network of IRED's architecture whose energy, derivatives, sampler runs and circuit are known.
 
@@ -75,6 +76,9 @@ def planted(
             that cancel ("cancelling") and circuit units split in two ("redundant"); in all, units without
             gradient that matter ("saturated") and branches open at three levels, where they raise one
             eigenvalue by half ("gated").
+        symmetric: whether y is an n×n matrix and the eigenvectors are symmetric and skew matrices, the
+            symmetric ones first; the default spectrum is then softest first. Answers so vary along the
+            symmetric matrices and hardly across, as a landscape that knows of that manifold would have it.
 
     Raises:
         ConfigError: a size, the spectrum, the hidden width or a decoy is impossible; says what to give.
@@ -86,9 +90,11 @@ def planted(
     schedule = planted_schedule()
     decoys = _checked_decoys(decoys or {}, dim_y)
     hidden = _checked_hidden(hidden, dim_y, decoys)
-    eigenbasis, gauge = haar_orthogonal(dim_y, generator), haar_orthogonal(dim_y, generator)
+    eigenbasis = (_symmetric_eigenbasis if symmetric else haar_orthogonal)(dim_y, generator)
+    gauge = haar_orthogonal(dim_y, generator)
     slope = torch.randn(dim_y, dim_x, generator=generator, dtype=torch.float64) / (2 * math.sqrt(dim_x))
-    base = posterior_spectrum(_default_scales(dim_y, generator))
+    scales = _default_scales(dim_y, generator)
+    base = posterior_spectrum(scales.sort(descending=True).values if symmetric else scales)
     if spectrum is not None:
         base = _checked_spectrum(spectrum, schedule.levels, dim_y)
     gated, extra = _gates(base, decoys["gated"], generator)
@@ -126,6 +132,7 @@ def planted(
         "spectrum": None if spectrum is None else base.tolist(),
         "hidden": hidden,
         "decoys": decoys,
+        "symmetric": symmetric,
     }
     return Planted(EnergyMLP(parameters, schedule), truth, construction)
 
@@ -137,9 +144,10 @@ def planted_energy(
     spectrum: Tensor | None = None,
     hidden: int | None = None,
     decoys: Mapping[str, int] | None = None,
+    symmetric: bool = False,
 ) -> MLPEnergy:
     """The energy of a planted network, as an analysis sees it. Arguments as in `planted`."""
-    return MLPEnergy(planted(dim_x, dim_y, seed, spectrum, hidden, decoys).model)
+    return MLPEnergy(planted(dim_x, dim_y, seed, spectrum, hidden, decoys, symmetric).model)
 
 
 def save_planted(planted: Planted, path: str | Path) -> None:
@@ -178,6 +186,20 @@ def read_planted_truth(path: str | Path) -> PlantedTruth:
                 f"write the file again with save_planted"
             )
     return again.truth
+
+
+def _symmetric_eigenbasis(dim_y: int, generator: torch.Generator) -> Tensor:
+    """Random orthonormal symmetric, then skew n×n matrices as the columns of an orthogonal (n², n²)."""
+    n = math.isqrt(dim_y)
+    if n * n != dim_y:
+        raise ConfigError(f"symmetric: needs dim_y = n², found dim_y={dim_y}; give square matrices")
+    units = torch.eye(dim_y, dtype=torch.float64).unflatten(0, (n, n))
+    upper, lower = torch.triu_indices(n, n, 1)
+    off = (units[upper, lower] + units[lower, upper]) / math.sqrt(2)
+    skew = (units[upper, lower] - units[lower, upper]) / math.sqrt(2)
+    diagonal = torch.arange(n)
+    parts = (torch.cat([units[diagonal, diagonal], off]), skew)
+    return torch.cat([part.mT @ haar_orthogonal(len(part), generator) for part in parts], dim=1)
 
 
 def _default_scales(dim_y: int, generator: torch.Generator) -> Tensor:
