@@ -216,7 +216,7 @@ def test_unused_code_reruns_nothing(project):
             "src/iredinterp/ired/sampler.py",
             "ANSWER_LIMIT = 2.0",
             "ANSWER_LIMIT = 2.5",
-            {**EVERYTHING, "problems": 0, "planted_network": 0, "expected": 0},
+            {"competence": 1, **AT_POINTS, **FIGURES},
         ),
         (
             "src/iredinterp/geometry/perturb.py",
@@ -261,11 +261,17 @@ def test_another_checkpoint_reruns_everything_of_its_model(project):
     checkpoints = project.folder / "resources/checkpoints"
     other = (checkpoints / "addition-n5-seed0.safetensors").read_bytes()
     (checkpoints / f"{MODEL}.safetensors").write_bytes(other)
-    others = dict.fromkeys(("problems", "planted_network", "expected", "calibration"), 0)
-    of_planted = dict.fromkeys(("points", "hessian_block", "tangent_block", "grassmann_block"), 1)
-    expected = {rule: count - of_planted.get(rule, 0) for rule, count in (EVERYTHING | others).items()}
-    expected["gather"] -= PLANTED["gather"]
-    assert project.planned() == {rule: count for rule, count in expected.items() if count}
+    # Neither the planted network nor the checkpoint of permuted targets.
+    assert project.planned() == {
+        "competence": 1,
+        "points": 6,
+        "gradients": 1,
+        "hessian_block": 2,
+        "tangent_block": 6,
+        "grassmann_block": 6,
+        "gather": 10,
+        **FIGURES,
+    }
 
 
 def test_an_edit_undone_reruns_nothing(project):
