@@ -6,7 +6,8 @@ import pytest
 import scipy.stats
 import torch
 
-from iredinterp.geometry.nulls import f_band, f_p_value, finite_rows, rounding, unit
+from iredinterp.geometry.nulls import f_band, f_p_value
+from iredinterp.linalg import finite_rows, relative_rounding, unit_matrices
 
 
 def test_band_in_two_and_two_dimensions_is_that_of_the_closed_form():
@@ -41,7 +42,7 @@ def test_p_value_counts_both_tails_and_keeps_what_is_undefined(generator):
 def test_unit_matrices_have_norm_one_at_any_size_and_zero_has_none(scale, generator):
     Z = scale * torch.randn(4, 5, 3, generator=generator, dtype=torch.float64)
     Z[1], Z[2, 0, 0] = 0, math.inf
-    units = unit(Z)
+    units = unit_matrices(Z)
     norms = units.norm(dim=(1, 2))
     assert norms[[0, 3]].tolist() == pytest.approx([1, 1], rel=1e-14)
     assert units[[1, 2]].isnan().all()
@@ -59,5 +60,5 @@ def test_only_matrices_that_are_not_finite_are_replaced(generator):
 
 
 def test_rounding_is_that_of_the_precision_and_the_longer_side():
-    assert rounding(torch.zeros(2, 3, 20, dtype=torch.float64)) == 200 * 2.0**-52
-    assert rounding(torch.zeros(2, 20, 3)) == 200 * 2.0**-23
+    assert relative_rounding(torch.zeros(2, 3, 20, dtype=torch.float64)) == 200 * 2.0**-52
+    assert relative_rounding(torch.zeros(2, 20, 3)) == 200 * 2.0**-23

@@ -200,6 +200,31 @@ def inertia(eigenvalues: Tensor, tolerance: Tensor | float) -> tuple[Tensor, Ten
     return positive.sum(-1), zero.sum(-1), negative.sum(-1)
 
 
+def finite_rows(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """A batch that LAPACK accepts: where a matrix is not finite, zeros in its place and False beside it.
+
+    Args:
+        matrices: (B, n, m).
+
+    Returns:
+        The matrices, (B, n, m), and where they are finite, (B,), boolean.
+    """
+    finite = matrices.isfinite().all(-1).all(-1)
+    return matrices.where(finite[:, None, None], 0), finite
+
+
+def relative_rounding(matrices: Tensor) -> float:
+    """Relative size below which a difference between matrices says nothing, 10·ε·max(n, m)."""
+    return 10 * torch.finfo(matrices.dtype).eps * max(matrices.shape[-2:])
+
+
+def unit_matrices(matrices: Tensor) -> Tensor:
+    """Matrices over their Frobenius norm, (B, n, m), in float64; NaN where zero or not finite."""
+    # Dividing by the largest entry first keeps squares inside the number range.
+    scaled = matrices.double() / matrices.double().abs().amax((-2, -1), keepdim=True)
+    return scaled / scaled.norm(dim=(-2, -1), keepdim=True)
+
+
 @dataclass(frozen=True)
 class Tridiagonal:
     """B symmetric matrices seen from Krylov spaces of dimension m, HQ = QT + β_m q_{m+1}e_mᵀ.

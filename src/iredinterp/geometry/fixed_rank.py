@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from iredinterp.errors import ConfigError
-from iredinterp.geometry.nulls import TangentNormal, compare_with_chance, finite_rows, rounding
+from iredinterp.geometry.nulls import TangentNormal, compare_with_chance
+from iredinterp.linalg import finite_rows, relative_rounding
 
 BLOCKS = ("core", "column", "row", "normal")
 
@@ -74,7 +75,7 @@ class FixedRankPoint:
         relative = s / s[:, :1]
         size = relative.norm(dim=-1)
         gap = (relative[:, rank - 1] - relative[:, rank]) / size
-        gap = gap.masked_fill(gap <= rounding(Y), 0)
+        gap = gap.masked_fill(gap <= relative_rounding(Y), 0)
         distance = relative[:, rank:].norm(dim=-1) / size
         return cls(U[..., :rank], s[:, :rank], Vh.mT[..., :rank], gap, distance)
 

@@ -10,6 +10,8 @@ import torch
 from scipy.special import fdtr, fdtrc, fdtri
 from torch import Tensor
 
+from iredinterp.linalg import relative_rounding, unit_matrices
+
 
 def f_band(dim_normal: int, dim_tangent: int, level: float = 0.95) -> tuple[float, float]:
     """Central interval of the normal-to-tangent ratio of an isotropic gradient.
@@ -105,8 +107,8 @@ def compare_with_chance(
     dim_normal = block_dims[normal]
     dim_tangent = sum(block_dims.values()) - dim_normal
 
-    tolerance = rounding(G)
-    radial, G = unit(Y), unit(G)
+    tolerance = relative_rounding(G)
+    radial, G = unit_matrices(Y), unit_matrices(G)
     defined = defined & G.isfinite().all(-1).all(-1)
 
     def ratio(squares: Tensor, dim_tangent: int) -> Tensor:
@@ -130,28 +132,3 @@ def compare_with_chance(
         distance=distance,
         defined=defined,
     )
-
-
-def finite_rows(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """A batch that LAPACK accepts: where a matrix is not finite, zeros in its place and False beside it.
-
-    Args:
-        matrices: (B, n, m).
-
-    Returns:
-        The matrices, (B, n, m), and where they are finite, (B,), boolean.
-    """
-    finite = matrices.isfinite().all(-1).all(-1)
-    return matrices.where(finite[:, None, None], 0), finite
-
-
-def rounding(matrices: Tensor) -> float:
-    """Relative size below which a difference between matrices says nothing, 10·ε·max(n, m)."""
-    return 10 * torch.finfo(matrices.dtype).eps * max(matrices.shape[-2:])
-
-
-def unit(matrices: Tensor) -> Tensor:
-    """Matrices over their Frobenius norm, (B, n, m), in float64; NaN where zero or not finite."""
-    # Dividing by the largest entry first keeps squares inside the number range.
-    scaled = matrices.double() / matrices.double().abs().amax((-2, -1), keepdim=True)
-    return scaled / scaled.norm(dim=(-2, -1), keepdim=True)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from iredinterp.errors import ConfigError
-from iredinterp.geometry.fixed_rank import FixedRankPoint, finite_rows
+from iredinterp.geometry.fixed_rank import FixedRankPoint
 from iredinterp.geometry.subspace import grassmann_exp, grassmann_log
+from iredinterp.linalg import finite_rows
 
 # Relative; rounding ε parts a double real eigenvalue into a pair with imaginary parts of √ε.
 REAL_TOLERANCE = 1e-7

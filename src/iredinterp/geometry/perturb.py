@@ -14,7 +14,7 @@ from torch import Tensor
 
 from iredinterp.errors import ConfigError
 from iredinterp.geometry.fixed_rank import BLOCKS, FixedRankPoint
-from iredinterp.linalg import principal_angles
+from iredinterp.linalg import principal_angles, unit_matrices
 
 ARMS = BLOCKS
 
@@ -110,7 +110,7 @@ def retracted(Y: Tensor, rank: int, direction: Tensor, radius: Tensor | float) -
         raise ConfigError(
             f"direction must have the shape of Y, {tuple(Y.shape)}, found {tuple(direction.shape)}"
         )
-    Y, direction = Y.double(), _unit(direction.double())
+    Y, direction = Y.double(), unit_matrices(direction.double())
     radius = torch.as_tensor(radius, dtype=Y.dtype, device=Y.device).expand(len(Y))
     if (radius <= 0).any():
         raise ConfigError(f"radius must be positive, found {radius.min().item():g}")
@@ -150,9 +150,5 @@ def swapped_directions(U: Tensor, V: Tensor) -> Tensor:
 
 def _unit_in(point: FixedRankPoint, block: str, Z: Tensor) -> Tensor:
     # Twice: where the block holds little of Z, the rounding of Z would be left outside the block.
-    part = _unit(point.block(block, point.block(block, Z)))
+    part = unit_matrices(point.block(block, point.block(block, Z)))
     return part.where(point.defined[:, None, None], torch.nan)
-
-
-def _unit(matrices: Tensor) -> Tensor:
-    return matrices / torch.linalg.matrix_norm(matrices, keepdim=True)

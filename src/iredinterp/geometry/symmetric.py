@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from iredinterp.errors import ConfigError
-from iredinterp.geometry.nulls import TangentNormal, compare_with_chance, finite_rows, rounding, unit
+from iredinterp.geometry.nulls import TangentNormal, compare_with_chance
+from iredinterp.linalg import finite_rows, relative_rounding, unit_matrices
 
 SYMMETRIC_BLOCKS = ("skew", "isospectral", "spectral")
 
@@ -155,7 +156,7 @@ def condition_number_normal(Y: Tensor) -> Tensor:
     steps = torch.stack(
         [relative[:, 0] - relative[:, 1], relative[:, -2] - relative[:, -1], relative[:, -1]], dim=-1
     )
-    s = s.where((steps > rounding(Y)).all(-1, keepdim=True), torch.nan)[:, None, None]
+    s = s.where((steps > relative_rounding(Y)).all(-1, keepdim=True), torch.nan)[:, None, None]
     largest, smallest = U[..., :1] @ V[..., :1].mT, U[..., -1:] @ V[..., -1:].mT
     return largest / s[..., 0] - smallest / s[..., -1]
 
@@ -175,7 +176,7 @@ def condition_number_share(G: Tensor, Y: Tensor) -> Tensor:
         ConfigError: G and Y are not batches of square matrices of one shape, or n = 1.
     """
     _check_square(G, Y)
-    return (unit(G) * unit(condition_number_normal(Y))).sum((-2, -1)).square()
+    return (unit_matrices(G) * unit_matrices(condition_number_normal(Y))).sum((-2, -1)).square()
 
 
 def affine_invariant_distance(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
@@ -224,7 +225,7 @@ def _eigenvectors(Y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     point = (clean + clean.mT) / 2
     eigenvalues, Q = torch.linalg.eigh(point)
     eigenvalues = eigenvalues.where(finite.unsqueeze(-1), torch.nan)
-    relative = unit(Y)
+    relative = unit_matrices(Y)
     distance = (relative - relative.mT).norm(dim=(-2, -1)) / 2
     return point, Q, _smallest_gap(eigenvalues, Y), distance
 
@@ -254,7 +255,7 @@ def _svd(Y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _smallest_gap(ascending: Tensor, Y: Tensor) -> Tensor:
     relative = ascending / ascending.abs().amax(-1, keepdim=True)
     gap = relative.diff(dim=-1).amin(-1) / relative.norm(dim=-1)
-    return gap.masked_fill(gap <= rounding(Y), 0)
+    return gap.masked_fill(gap <= relative_rounding(Y), 0)
 
 
 def _cholesky(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:

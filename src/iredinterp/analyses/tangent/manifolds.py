@@ -11,9 +11,9 @@ from torch import Tensor
 
 from iredinterp.energy import Energy
 from iredinterp.geometry.fixed_rank import FixedRankPoint, tangent_normal
-from iredinterp.geometry.nulls import TangentNormal, finite_rows
+from iredinterp.geometry.nulls import TangentNormal
 from iredinterp.geometry.symmetric import affine_invariant_distance, tangent_normal_symmetric
-from iredinterp.linalg import inertia, zero_tolerance
+from iredinterp.linalg import finite_rows, inertia, zero_tolerance
 
 CELLS = ("tangent observed", "tangent missing", "normal observed", "normal missing")
 # Values by metric and component.

@@ -11,8 +11,7 @@ from iredinterp.analyses.tangent.manifolds import Manifold, Values, View, cosine
 from iredinterp.bases import beta_band
 from iredinterp.energy import Energy, map_chunks
 from iredinterp.errors import TableError
-from iredinterp.geometry.nulls import finite_rows
-from iredinterp.linalg import stable_rank
+from iredinterp.linalg import finite_rows, stable_rank
 from iredinterp.points import point_tensors, reference_matrices, reference_rank
 from iredinterp.tables import Metric, tensor_column, tidy
 
