@@ -158,6 +158,15 @@ def test_samples_leave_out_tasks_and_conditions_the_hypothesis_does_not_speak_of
     assert len(samples_of(HYPOTHESIS, metrics_of([[1.0, 2, 3, 4]], condition="another"))) == 0
 
 
+def test_a_sample_that_cannot_be_computed_says_why(tmp_path):
+    table = metrics_of([[1.0, 2, 3, 4], [1.0, np.nan, -1, 4]])
+    found = samples_of(HYPOTHESIS, table)
+    assert found["value"].isna().tolist() == [False, True]
+    assert found["reason"][1] == "condition_number is usable at too few levels for log_slope: 2"
+    assert found["reason"].isna()[0]
+    write_table(pa.Table.from_pandas(found, preserve_index=False), tmp_path / "samples.parquet", {})
+
+
 def test_a_model_without_a_seed_is_seed_zero_of_its_family():
     found = samples_of(HYPOTHESIS, metrics_of([[1.0, 2, 3, 4]], seed=pd.NA))
     assert found["seed"].tolist() == [0]

@@ -26,7 +26,7 @@ def read_samples(registration: Registration, tables: Mapping[str, Iterable[str |
         tables: by name of the analysis, its metric tables, of any models, conditions and problems.
 
     Returns:
-        The samples that `iredinterp.evidence.verdicts.judge` takes.
+        The samples that `iredinterp.evidence.verdicts.judge` takes, undefined ones with a reason.
 
     Raises:
         TableError: a file is no metric table.
@@ -37,7 +37,7 @@ def read_samples(registration: Registration, tables: Mapping[str, Iterable[str |
         for path in paths if hypotheses else ():
             table = read_table(path, COLUMNS)
             parts += [samples_of(hypothesis, table) for hypothesis in hypotheses]
-    empty = pd.DataFrame(columns=[*SAMPLE_KEYS, "value"])
+    empty = pd.DataFrame(columns=[*SAMPLE_KEYS, "value", "reason"])
     return pd.concat(parts, ignore_index=True) if parts else empty
 
 
@@ -47,6 +47,9 @@ def samples_of(hypothesis: Hypothesis, table: pa.Table) -> pd.DataFrame:
     Args:
         hypothesis: says which metric, component and kind of point.
         table: columns `COLUMNS`. A model without a training seed counts as seed 0 of its family.
+
+    Returns:
+        Columns `SAMPLE_KEYS`, `value`, and `reason` where the value is NaN.
     """
     wanted = {"metric": hypothesis.metric, "component": hypothesis.component}
     wanted |= {"point_kind": hypothesis.point_kind}
@@ -56,5 +59,7 @@ def samples_of(hypothesis: Hypothesis, table: pa.Table) -> pd.DataFrame:
     table = table.filter(pc.is_in(table["condition"], pa.array(hypothesis.conditions)))
     frame = table.select([*GROUP, "t", "sigma", "value"]).to_pandas()
     frame["seed"] = frame["seed"].fillna(0).astype(int)
-    found = level_statistic(frame, hypothesis.statistic, GROUP).drop(columns="levels")
-    return found.assign(hypothesis=hypothesis.id)[[*SAMPLE_KEYS, "value"]]
+    found = level_statistic(frame, hypothesis.statistic, GROUP)
+    undefined = f"{hypothesis.metric} is usable at too few levels for {hypothesis.statistic}: "
+    reason = (undefined + found["levels"].astype(str)).where(found["value"].isna(), None)
+    return found.assign(hypothesis=hypothesis.id, reason=reason)[[*SAMPLE_KEYS, "value", "reason"]]
