@@ -1,0 +1,496 @@
+"""Training of sparse autoencoders: several seeds and several sparsities in one pass over the vectors.
+
+All autoencoders of a run see the same batches; each draws its initial weights from its own seed, so what else
+is trained beside it does not change it. The loss per vector, on standardised x, is ‖x − x̂‖² plus
+
+- relu_l1: l1·‖z‖₁;
+- jumprelu: d·(L0/k − 1)², with straight-through gradients of the threshold;
+- topk, abstopk, batchtopk and jumprelu, once latents are dead: d/32 times the fraction of the residual x − x̂
+  that the best dead latents leave unexplained.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from iredinterp.analyses.sae.model import (
+    PARAMETERS,
+    THRESHOLDED,
+    SparseAutoencoder,
+    Standardisation,
+    check_activation,
+    checked_vectors,
+    fvu,
+    l0,
+)
+from iredinterp.analyses.sae.sparse import (
+    Active,
+    batch_top_k,
+    dense_reconstruction,
+    exceeds,
+    pre_activations,
+    sparse_reconstruction,
+    top_k,
+)
+from iredinterp.errors import ConfigError, TrainingError
+from iredinterp.files import atomic_file
+from iredinterp.tables import Metric, tidy
+
+AUXILIARY_WEIGHT = 1 / 32
+AUXILIARY_LATENTS = 32
+THRESHOLD_MEMORY = 0.95
+# Of the running threshold: where to look first for a batch's largest entries.
+CAUTION = 0.9
+# Width of the window in which an entry moves its threshold, and the first threshold, in units of s_t.
+BANDWIDTH = 0.5
+FIRST_THRESHOLD = 0.5
+# Key columns of the history, and its metrics with the reason why one can be undefined.
+KEYS = {
+    "step": pa.int64(),
+    "seed": pa.int64(),
+    "k": pa.int64(),
+    "l1": pa.float64(),
+    "split": pa.string(),
+    "level": pa.string(),
+}
+METRICS = {"FVU": "fewer than two different vectors", "L0": "", "dead": ""}
+
+
+@dataclass(frozen=True)
+class SAERecipe:
+    """Everything that decides a run but its seeds and its data.
+
+    Attributes:
+        width: latents m.
+        activation: one of `iredinterp.analyses.sae.model.ACTIVATIONS`.
+        k: one autoencoder per seed and value; latents in use per vector, for all but relu_l1.
+        l1: one autoencoder per seed and value; coefficient of ‖z‖₁, for relu_l1.
+        steps: optimiser steps.
+        batch: vectors per step.
+        learning_rate: between linear warm-up and linear decay to 0.
+        warmup: share of the steps.
+        decay: share of the steps.
+        dead_after: vectors without use after which a latent counts as dead and gets the auxiliary loss.
+        per_level: centre and scale every level by itself, not all together.
+        validation: share of the problems held out.
+        evaluated: vectors per split that the history is measured on, at most.
+        order_seed: of the split and of the order of the vectors.
+    """
+
+    width: int
+    activation: str = "batchtopk"
+    k: tuple[int, ...] = ()
+    l1: tuple[float, ...] = ()
+    steps: int = 3000
+    batch: int = 1024
+    learning_rate: float = 2e-3
+    warmup: float = 0.05
+    decay: float = 0.2
+    dead_after: int = 250_000
+    per_level: bool = True
+    validation: float = 0.1
+    evaluated: int = 4096
+    order_seed: int = 0
+
+    def __post_init__(self):
+        wanted, other = ("l1", "k") if self.activation == "relu_l1" else ("k", "l1")
+        for k in self.k or (None,) if wanted == "l1" else self.k:
+            check_activation(self.activation, k, self.width)
+        if not getattr(self, wanted) or getattr(self, other):
+            raise ConfigError(f"{self.activation} takes values of {wanted} and none of {other}")
+        if min(self.steps, self.batch, self.evaluated, self.dead_after) < 1:
+            raise ConfigError("steps, batch, evaluated and dead_after are at least 1")
+        if not 0 < self.validation < 1 or min(self.warmup, self.decay) < 0 or self.warmup + self.decay > 1:
+            raise ConfigError(
+                "validation lies between 0 and 1; warmup and decay are shares of at most 1 together"
+            )
+
+    @property
+    def sparsities(self) -> tuple[float, ...]:
+        """The values of k or of l1."""
+        return self.k or self.l1
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of step `step`, counted from 0."""
+        warm = (step + 1) / max(1.0, self.warmup * self.steps)
+        cool = (self.steps - step) / max(1.0, self.decay * self.steps)
+        return self.learning_rate * min(1.0, warm, cool)
+
+
+class SAETrainer:
+    """A run of several autoencoders on one set of vectors; `run` goes to its end.
+
+    Args:
+        recipe: what to train.
+        seeds: training seeds; one autoencoder for each and each of the recipe's sparsities.
+        x: (N, d), float32 or float64, or several such to be put together; the weights get their dtype.
+        t: (N,), integer levels; all 0 if not given.
+        problem: (N,), integer problem ids, for the split; if not given, every vector is a problem of its own.
+        device: where to train; vectors stay where they are.
+        dense: use dense products throughout; slower, equal up to rounding.
+
+    Attributes:
+        step: steps done.
+        standardisation: measured on the training vectors.
+
+    Raises:
+        ConfigError: x is not finite, mixes dimensions, or has a level without variance; there are fewer
+            training vectors than latents, or no two problems; t or problem do not fit x.
+    """
+
+    def __init__(
+        self,
+        recipe: SAERecipe,
+        seeds: Sequence[int],
+        x: Tensor | Sequence[Tensor],
+        t: Tensor | None = None,
+        problem: Tensor | None = None,
+        device: torch.device | str = "cpu",
+        dense: bool = False,
+    ):
+        self.recipe, self.seeds, self.dense = recipe, tuple(seeds), dense
+        self._x = checked_vectors(x)
+        count = len(self._x)
+        self._t = _checked_labels("t", torch.zeros(count, dtype=torch.long) if t is None else t, count)
+        problem = _checked_labels("problem", torch.arange(count) if problem is None else problem, count)
+        self._training, validation = _split(problem, recipe)
+        if len(self._training) < recipe.width:
+            raise ConfigError(
+                f"{len(self._training)} training vectors for {recipe.width} latents; "
+                "collect more vectors or lower width"
+            )
+        levels = self._t[self._training] if recipe.per_level else None
+        self.standardisation = Standardisation.fit(self._x[self._training], levels)
+        self._device = torch.device(device)
+        self._moved = self.standardisation.to(self._device)
+        self._held = {
+            name: (self._standardised(rows[: recipe.evaluated]), self._t[rows[: recipe.evaluated]])
+            for name, rows in (("train", self._training), ("validation", validation))
+        }
+        self.step = 0
+        self._rows: list[dict] = []
+        self._models = [
+            _Model.initial(recipe, seed, sparsity, self._x, self._device)
+            for seed in self.seeds
+            for sparsity in recipe.sparsities
+        ]
+        trained = [tensor for model in self._models for tensor in model.trained]
+        self._optimiser = torch.optim.Adam(trained, fused=True)
+        for tensor in trained:
+            self._optimiser.state[tensor] = {
+                "step": torch.zeros((), dtype=torch.float32, device=self._device),
+                "exp_avg": torch.zeros_like(tensor),
+                "exp_avg_sq": torch.zeros_like(tensor),
+            }
+
+    def run(
+        self,
+        saved: str | Path | None = None,
+        every: int = 500,
+        progress: Callable[..., Iterable] = lambda steps, description, total: steps,
+    ) -> None:
+        """Train to the end.
+
+        Args:
+            saved: file of the running state, written at every evaluation; if it exists, the run goes on from
+                it as if it had not stopped. The caller deletes it once the results are safe.
+            every: steps between evaluations.
+            progress: wraps the iterator of steps to show how far it is.
+
+        Raises:
+            TrainingError: the run diverged, or `saved` belongs to another run.
+        """
+        if saved is not None and Path(saved).is_file():
+            self.load(saved)
+        for done in progress(self.steps(), "training", self.recipe.steps - self.step):
+            if done % every == 0 or done == self.recipe.steps:
+                self._evaluate()
+                if saved is not None:
+                    self.save(saved)
+
+    def autoencoders(self) -> dict[tuple[int, float], SparseAutoencoder]:
+        """What is trained so far, by seed and sparsity; on raw vectors and their levels."""
+        return {
+            (model.seed, model.sparsity): model.autoencoder(self.recipe, self.standardisation)
+            for model in self._models
+        }
+
+    def history(self) -> pa.Table:
+        """The evaluations so far, as a metric table.
+
+        Returns:
+            Keys step, seed, k (null for relu_l1), l1 (null for the others), split (train or validation) and
+            level ("all", or one of them); metrics `FVU`, `L0` and `dead`, the share of latents that none of
+            the evaluated vectors of that level and split uses. Measured on standardised vectors.
+        """
+        keys = pa.Table.from_pylist(self._rows, pa.schema(KEYS.items()))
+        values = {
+            name: torch.tensor([row[name] for row in self._rows], dtype=torch.float64) for name in METRICS
+        }
+        return tidy(keys, [Metric(name, values[name], reason=METRICS[name]) for name in METRICS])
+
+    def save(self, path: str | Path) -> None:
+        """Write the running state as one safetensors file, atomically."""
+        header = {**self._identity(), "step": self.step, "rows": self._rows}
+        with atomic_file(path) as file:
+            file.write(save(self._tensors(), {"iredinterp": json.dumps(header)}))
+
+    def load(self, path: str | Path) -> None:
+        """Go back to a state written by `save` in a run of the same recipe, seeds and vectors.
+
+        Raises:
+            TrainingError: it belongs to another run, or is damaged.
+        """
+        tensors = self._tensors()
+        try:
+            with safe_open(path, "pt") as file:
+                header = json.loads(file.metadata()["iredinterp"])
+                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise TrainingError(f"{path}: not a whole training state; delete it to start anew") from error
+        step, rows = header.pop("step"), header.pop("rows")
+        same_data = all(
+            torch.equal(found.get(name, torch.empty(0)), tensors[name].cpu())
+            for name in tensors
+            if name.startswith("data.")
+        )
+        if header != self._identity() or found.keys() != tensors.keys() or not same_data:
+            raise TrainingError(
+                f"{path}: saved by another recipe, for other seeds or other vectors; delete it to start anew"
+            )
+        self.step, self._rows = step, rows
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                tensor.copy_(found[name])
+
+    def _identity(self) -> dict:
+        """What a saved state must share with this run, JSON-ready."""
+        run = {"recipe": asdict(self.recipe), "seeds": self.seeds, "vectors": tuple(self._x.shape)}
+        return json.loads(json.dumps({**run, "dense": self.dense}))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the running state by name, not copied."""
+        tensors = {"data.mean": self.standardisation.mean, "data.scale": self.standardisation.scale}
+        for index, model in enumerate(self._models):
+            for name, value in model.tensors().items():
+                tensors[f"{index}.{name}"] = value.detach()
+                for moment, moments in self._optimiser.state.get(value, {}).items():
+                    tensors[f"{index}.{name}.{moment}"] = moments
+        return tensors
+
+    def steps(self) -> Iterator[int]:
+        """Take one optimiser step after another, handing out how many are done."""
+        size = min(self.recipe.batch, len(self._training))
+        per_epoch = len(self._training) // size
+        order = None
+        while self.step < self.recipe.steps:
+            epoch, position = divmod(self.step, per_epoch)
+            if order is None or position == 0:
+                shuffle = torch.randperm(
+                    len(self._training), generator=_generator("order", self.recipe.order_seed, epoch)
+                )
+                order = self._training[shuffle]
+            self._one_step(self._standardised(order[position * size : (position + 1) * size]))
+            yield self.step
+
+    def _one_step(self, x: Tensor) -> None:
+        self._optimiser.param_groups[0]["lr"] = self.recipe.learning_rate_at(self.step)
+        self._optimiser.zero_grad()
+        for model in self._models:
+            loss = model.loss(x, self.recipe, self.dense)
+            if not math.isfinite(float(loss.detach())):
+                raise TrainingError(
+                    f"training diverged at step {self.step + 1} for seed {model.seed}, "
+                    f"sparsity {model.sparsity}: lower learning_rate"
+                )
+            loss.backward()
+            model.project_gradient()
+        self._optimiser.step()
+        for model in self._models:
+            model.normalise()
+        self.step += 1
+
+    @torch.no_grad()
+    def _evaluate(self) -> None:
+        for model in self._models:
+            autoencoder = model.autoencoder(self.recipe, None)
+            values = {"k": model.sparsity, "l1": None}
+            if self.recipe.activation == "relu_l1":
+                values = {"k": None, "l1": model.sparsity}
+            for split, (x, t) in self._held.items():
+                codes = autoencoder.encode(x)
+                reconstruction = autoencoder.decode(codes)
+                groups = {"all": torch.ones_like(t, dtype=torch.bool)}
+                groups |= {str(level): t == level for level in torch.unique(t).tolist()}
+                keys = {"step": self.step, "seed": model.seed, **values, "split": split}
+                self._rows += [
+                    {
+                        **keys,
+                        "level": level,
+                        "FVU": fvu(x[rows], reconstruction[rows]),
+                        "L0": float(l0(codes[rows]).double().mean()),
+                        "dead": float((codes[rows] == 0).all(0).double().mean()),
+                    }
+                    for level, rows in groups.items()
+                ]
+
+    def _standardised(self, rows: Tensor) -> Tensor:
+        x = self._x[rows].to(self._device)
+        return self._moved.apply(x, self._t[rows].to(self._device))
+
+
+@dataclass
+class _Model:
+    """One autoencoder in training."""
+
+    seed: int
+    sparsity: float
+    parameters: dict[str, Tensor]
+    threshold: Tensor
+    unused: Tensor
+    """(m,), vectors seen since a latent was last in use."""
+
+    @classmethod
+    def initial(cls, recipe: SAERecipe, seed: int, sparsity: float, x: Tensor, device) -> _Model:
+        # Standardised data have mean 0, so b_dec starts there.
+        k = None if recipe.activation == "relu_l1" else int(sparsity)
+        first = SparseAutoencoder.random(
+            x.shape[1], recipe.width, _generator("weights", seed), recipe.activation, k, dtype=x.dtype
+        )
+        parameters = {name: value.to(device).requires_grad_() for name, value in first.parameters.items()}
+        jumps = recipe.activation == "jumprelu"
+        threshold = torch.full(
+            (recipe.width,), FIRST_THRESHOLD if jumps else 0.0, dtype=x.dtype, device=device
+        )
+        unused = torch.zeros(recipe.width, dtype=torch.long, device=device)
+        return cls(seed, sparsity, parameters, threshold.requires_grad_(jumps), unused)
+
+    @property
+    def trained(self) -> list[Tensor]:
+        return [tensor for tensor in self.tensors().values() if tensor.requires_grad]
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {**self.parameters, "threshold": self.threshold, "unused": self.unused}
+
+    def autoencoder(self, recipe: SAERecipe, standardisation: Standardisation | None) -> SparseAutoencoder:
+        values = {name: self.parameters[name].detach().clone() for name in PARAMETERS}
+        k = None if recipe.activation == "relu_l1" else int(self.sparsity)
+        threshold = self.threshold.detach().clone() if recipe.activation in THRESHOLDED else None
+        scaled = None if standardisation is None else standardisation.to(self.threshold.device)
+        return SparseAutoencoder(
+            recipe.activation, **values, k=k, threshold=threshold, standardisation=scaled
+        )
+
+    def loss(self, x: Tensor, recipe: SAERecipe, dense: bool) -> Tensor:
+        """Mean over the batch; notes which latents are in use, and moves the threshold of batchtopk."""
+        if recipe.activation in ("relu_l1", "jumprelu"):
+            reconstruction, penalty, used, entries = self._densely(x, recipe)
+        else:
+            with torch.no_grad():
+                entries = pre_activations(self.parameters, x)
+                active = self._active(entries, recipe.activation)
+            values, reconstruction = self._reconstruct(x, active, entries, dense)
+            penalty = 0.0
+            used = torch.bincount(active.latents, minlength=recipe.width) > 0
+            if recipe.activation == "batchtopk":
+                self._follow(values.detach())
+        residual = x - reconstruction
+        loss = residual.square().sum(-1).mean() + penalty
+        self.unused += len(x)
+        self.unused[used] = 0
+        dead = self.unused >= recipe.dead_after
+        if recipe.activation != "relu_l1" and dead.any():
+            loss = loss + self._auxiliary(x, residual.detach(), entries, dead, recipe, dense)
+        return loss
+
+    def _densely(self, x: Tensor, recipe: SAERecipe) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        entries = pre_activations(self.parameters, x)
+        codes = entries.relu()
+        if recipe.activation == "relu_l1":
+            penalty = self.sparsity * codes.sum(-1).mean()
+        else:
+            in_use = exceeds(codes, self.threshold, BANDWIDTH)
+            codes = codes * in_use
+            penalty = x.shape[1] * (in_use.sum(-1).mean() / self.sparsity - 1).square()
+        reconstruction = codes @ self.parameters["W_dec"] + self.parameters["b_dec"]
+        return reconstruction, penalty, (codes > 0).any(0), entries.detach()
+
+    def _active(self, entries: Tensor, activation: str) -> Active:
+        if activation == "batchtopk":
+            return batch_top_k(entries, int(self.sparsity), guess=CAUTION * float(self.threshold[0]))
+        return top_k(entries, int(self.sparsity), signed=activation == "abstopk")
+
+    def _reconstruct(self, x: Tensor, active: Active, entries: Tensor, dense: bool) -> tuple[Tensor, Tensor]:
+        if dense:
+            return dense_reconstruction(self.parameters, x, active)
+        return sparse_reconstruction(self.parameters, x, active, entries)
+
+    def _follow(self, values: Tensor) -> None:
+        """Move the threshold towards the smallest value in use; the first batch sets it."""
+        smallest = values.min() if len(values) else self.threshold[0].clone()
+        first = self.threshold[0] == 0
+        self.threshold.lerp_(smallest.expand_as(self.threshold), 1.0 if first else 1 - THRESHOLD_MEMORY)
+
+    def _auxiliary(self, x, residual, entries, dead, recipe, dense) -> Tensor:
+        """How badly the best dead latents explain what the others leave over."""
+        entries_of_dead = entries * dead
+        active = top_k(
+            entries_of_dead, min(AUXILIARY_LATENTS, recipe.width), signed=recipe.activation == "abstopk"
+        )
+        _, explained = self._reconstruct(x, active, entries_of_dead, dense)
+        missed = (residual - (explained - self.parameters["b_dec"])).square().sum()
+        return AUXILIARY_WEIGHT * x.shape[1] * missed / residual.square().sum()
+
+    @torch.no_grad()
+    def project_gradient(self) -> None:
+        """Take out of the atoms' gradients what would only change their norms."""
+        atoms = self.parameters["W_dec"]
+        atoms.grad.addcmul_(atoms, (atoms.grad * atoms).sum(1, keepdim=True), value=-1)
+
+    @torch.no_grad()
+    def normalise(self) -> None:
+        """Bring the atoms back to norm 1."""
+        atoms = self.parameters["W_dec"]
+        atoms.copy_(F.normalize(atoms, dim=1))
+
+
+def _generator(purpose: str, *seeds: int) -> torch.Generator:
+    """A generator of its own for each purpose, so that no two draws of a run, or data drawn by a plain
+    `manual_seed`, share their numbers.
+    """
+    words = np.random.SeedSequence([*purpose.encode(), *seeds]).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
+
+
+def _checked_labels(name: str, labels: Tensor, count: int) -> Tensor:
+    if labels.shape != (count,) or labels.is_floating_point():
+        raise ConfigError(
+            f"{name} holds one integer per vector; found {labels.dtype} of shape {tuple(labels.shape)} "
+            f"for {count} vectors"
+        )
+    return labels
+
+
+def _split(problem: Tensor, recipe: SAERecipe) -> tuple[Tensor, Tensor]:
+    """Rows to train on and rows to validate on, each in random order, no problem in both."""
+    problems, which = torch.unique(problem, return_inverse=True)
+    if len(problems) < 2:
+        raise ConfigError("vectors of one problem cannot be split; validation needs another problem")
+    generator = _generator("split", recipe.order_seed)
+    count = min(max(1, round(recipe.validation * len(problems))), len(problems) - 1)
+    held_out = torch.zeros(len(problems), dtype=torch.bool)
+    held_out[torch.randperm(len(problems), generator=generator)[:count]] = True
+    rows = torch.randperm(len(problem), generator=generator)
+    return rows[~held_out[which[rows]]], rows[held_out[which[rows]]]
