@@ -136,6 +136,22 @@ def test_only_analyses_that_ran_and_hypotheses_about_the_task_are_calibrated(eig
     assert set(table["method"].to_pylist()) == {"hessian"}
 
 
+def test_an_analysis_that_measures_its_own_recovery_is_taken_at_its_worst(eigenvalues):
+    kappa = (eigenvalues[:, -1] / eigenvalues[:, 0]).numpy()
+    metrics = metrics_of([kappa])
+    recovery = {"metric": ["dictionary_recovery_error"] * 2, "value": [0.02, 0.07]}
+    for values, worst in (([0.02, 0.07], 0.07), ([0.02, None], np.inf)):
+        recovery["value"] = values
+        table = calibration_table(
+            REGISTRATION,
+            spectra_of(eigenvalues),
+            truth_of(eigenvalues),
+            {"hessian": metrics, "sae": pa.table(recovery)},
+            metrics,
+        )
+        assert gates(REGISTRATION, {"f": table})["sae", "f"] == worst
+
+
 def test_what_was_not_looked_at_has_no_gate(eigenvalues):
     assert gates(REGISTRATION, {}) == {}
 

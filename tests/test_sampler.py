@@ -7,7 +7,7 @@ from official import available
 from iredinterp.energy import CallableEnergy
 from iredinterp.ired.checkpoint import load_checkpoint
 from iredinterp.ired.model import EnergyMLP
-from iredinterp.ired.sampler import sample
+from iredinterp.ired.sampler import sample, unchanged
 
 WHOLE_RUN = {torch.float32: 1e-3, torch.float64: 1e-9}
 # Two float32 energies of magnitude E that differ by less than this share of E differ by rounding.
@@ -126,3 +126,54 @@ def test_the_seed_fixes_the_run(quadratic, seed):
     energy, x, _ = quadratic
     assert torch.equal(sample(energy, x, seed=seed).entered, sample(energy, x, seed=seed).entered)
     assert not torch.equal(sample(energy, x, seed=seed).entered, sample(energy, x, seed=seed + 1).entered)
+
+
+def recorder(kept, change=lambda g: g):
+    def substitute(x, y, t, gradient):
+        kept.append((y, t, gradient))
+        return change(gradient)
+
+    return substitute
+
+
+def test_a_substitute_is_given_the_gradient_at_every_jump_and_at_every_inner_step(generator, seed):
+    network = EnergyMLP.random(9, 9, 12, generator).to(torch.float64)
+    x = torch.randn(8, 9, generator=generator, dtype=torch.float64)
+    jumps, steps = [], []
+    plain = sample(network, x, seed=seed)
+    run = sample(network, x, seed=seed, jump_gradient=recorder(jumps), step_gradient=recorder(steps))
+    for name, value in vars(plain).items():
+        assert torch.equal(getattr(run, name), value), name
+    assert [t for _, t, _ in jumps] == plain.levels.tolist()
+    assert torch.equal(torch.stack([y for y, _, _ in jumps]), plain.entered)
+    assert torch.equal(torch.stack([y for y, _, _ in steps]), plain.states.flatten(0, 1))
+    for y, t, gradient in jumps + steps:
+        assert torch.equal(gradient, network.energy_and_gradient(x, y, t)[1])
+
+
+def test_a_substitute_acts_where_it_stands_and_nowhere_else(quadratic, generator):
+    energy, x, answer = quadratic
+    s = energy.schedule
+    init = s.sqrt_alphas_cumprod[9] * (
+        answer + torch.rand(5, 6, generator=generator, dtype=torch.float64) / 4
+    )
+    halve = recorder([], lambda g: g / 2)
+    # E is |y − y*|²/(2σ): a jump along half the gradient keeps half the error, a step of η keeps 1 − η/σ.
+    rate = (s.opt_step_size / s.sigma)[:, None, None]
+    inner = (1 - rate) * (1 - 2 * rate) ** 4
+    half_inner = (1 - rate / 2) * (1 - rate) ** 4
+    for jump, step, factor in ((halve, unchanged, inner / 2), (halve, halve, half_inner / 2)):
+        run = sample(energy, x, init=init, jump_gradient=jump, step_gradient=step, reject=False)
+        error = init / s.sqrt_alphas_cumprod[9] - answer
+        for k, t in enumerate(run.levels.tolist()):
+            error = error * factor[t]
+            torch.testing.assert_close(run.answers[k], answer + error, rtol=1e-6, atol=1e-9)
+
+
+def test_without_rejection_steps_that_raise_the_energy_are_taken_and_still_told(quadratic, seed):
+    energy, x, _ = quadratic
+    halve, climb = recorder([], lambda g: g / 2), recorder([], lambda g: -g)
+    run = sample(energy, x, seed=seed, jump_gradient=halve, step_gradient=climb, reject=False)
+    assert torch.equal(run.accepted, ~(run.proposed_energies > run.energies))
+    assert not run.accepted.all()
+    torch.testing.assert_close(run.energies[:, 1:], run.proposed_energies[:, :-1])

@@ -1,6 +1,8 @@
 """Tables: what is written comes back, sorted and with its provenance, or an error says what to do."""
 
 import os
+import weakref
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +16,12 @@ from iredinterp.tables import (
     Metric,
     gather,
     read_provenance,
+    read_stream,
     read_table,
     tensor_array,
     tensor_column,
     tidy,
+    write_stream,
     write_table,
 )
 
@@ -293,3 +297,88 @@ def test_gather_names_the_shard_that_differs(tmp_path):
         gather(paths)
     with pytest.raises(TableError, match="no shards"):
         gather([])
+
+
+def streamed(rows, cuts):
+    """`rows` numbered rows in order, cut into batches."""
+    edges = [0, *sorted(cuts), rows]
+    for start, stop in pairwise(edges):
+        item = np.arange(start, stop)
+        matrices = torch.from_numpy(item.astype(float))[:, None, None].expand(-1, 2, 3)
+        task = pa.array([f"task{i % 3}" for i in item], pa.string())
+        yield pa.table({"item": item, "task": task, "x": item / 7, "matrix": tensor_array(matrices)})
+
+
+def test_a_stream_comes_back_whole_in_its_order_and_does_not_depend_on_the_batches(tmp_path, seed):
+    cuts = np.random.default_rng(seed).choice(np.arange(1, 100), 6, replace=False).tolist()
+    files = []
+    for name, cut in (("a", cuts), ("b", [50]), ("c", [])):
+        files.append(tmp_path / "new" / f"{name}.parquet")
+        write_stream(streamed(100, cut), files[-1], {"seed": 7}, row_group=16)
+    assert len({file.read_bytes() for file in files}) == 1
+    read = read_table(files[0])
+    (whole,) = streamed(100, [])
+    assert read.equals(whole)
+    assert read_provenance(files[0])["seed"] == 7
+    with pq.ParquetFile(files[0]) as file:
+        groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
+    assert [group.num_rows for group in groups] == [16] * 6 + [4]
+    encodings = {groups[0].column(index).path_in_schema: groups[0].column(index) for index in range(4)}
+    for path in ("x", "matrix.list.element"):
+        assert "BYTE_STREAM_SPLIT" in encodings[path].encodings
+        assert not encodings[path].has_dictionary_page
+    assert {column.compression for column in encodings.values()} == {"ZSTD"}
+
+
+def test_a_stream_is_taken_as_it_is_written_and_let_go(tmp_path):
+    alive, most = [], 0
+
+    def batches():
+        nonlocal most
+        for _ in range(40):
+            values = np.zeros(10)
+            alive.append(weakref.ref(values))
+            most = max(most, sum(each() is not None for each in alive))
+            yield pa.table({"x": pa.array(values)})
+
+    write_stream(batches(), tmp_path / "a.parquet", {}, row_group=20)
+    # The first, those of two row groups, and the one being made.
+    assert 2 <= most <= 6
+
+
+def test_row_groups_are_read_in_a_drawn_order_and_each_once(tmp_path, seed):
+    path = tmp_path / "a.parquet"
+    write_stream(streamed(100, [30]), path, {}, row_group=16)
+    groups = [table["item"].to_pylist() for table in read_stream(path)]
+    assert [item for group in groups for item in group] == list(range(100))
+    drawn = [
+        [table["item"].to_pylist() for table in read_stream(path, ["x", "item"], generator)]
+        for generator in (torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed))
+    ]
+    assert drawn[0] == drawn[1]
+    assert sorted(drawn[0]) == groups
+    assert next(read_stream(path, ["x", "item"])).column_names == ["x", "item"]
+    with pytest.raises(TableError, match="no column 'y'; it has item, task"):
+        next(read_stream(path, ["y"]))
+
+
+def test_a_stream_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.parquet"
+    good = bytes_of(pa.table({"k": [1]}), path)
+
+    def broken():
+        yield from streamed(50, [20])
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        write_stream(broken(), path, {}, row_group=16)
+    with pytest.raises(TableError, match=r"a\.parquet: there is nothing to write"):
+        write_stream([], path, {})
+    with pytest.raises(TableError, match="a batch has the columns k: double; the first had k: int64"):
+        write_stream([pa.table({"k": [1]}), pa.table({"k": [1.0]})], path, {})
+    with pytest.raises(TableError, match="1 rows have neither `value` nor `reason`"):
+        write_stream([pa.table({"value": [1.0, None]})], path, {})
+    with pytest.raises(TableError, match="must be plain JSON"):
+        write_stream(streamed(5, []), path, {"path": object()})
+    assert path.read_bytes() == good
+    assert only(tmp_path) == ["a.parquet"]

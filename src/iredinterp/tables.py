@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ from iredinterp.files import atomic_file
 
 SCHEMA_VERSION = 1
 FOOTER_KEY = b"iredinterp"
+# Small enough to mix many of them in memory, large enough to read fast.
+ROW_GROUP = 16_384
 
 
 def write_table(table: pa.Table, path: str | Path, provenance: Mapping) -> None:
@@ -50,6 +53,47 @@ def write_table(table: pa.Table, path: str | Path, provenance: Mapping) -> None:
         pq.write_table(table, file, compression="zstd")
 
 
+def write_stream(
+    batches: Iterable[pa.Table], path: str | Path, provenance: Mapping, row_group: int = ROW_GROUP
+) -> None:
+    """Write batches one by one, in their order, holding some two row groups at a time.
+
+    Atomic and with provenance, as `write_table`, but not sorted. Floats are byte-split, which is what makes
+    zstd shrink random numbers. The file does not depend on where the rows were cut into batches.
+
+    Args:
+        batches: tables of one schema, at least one.
+        path: destination of the Parquet file.
+        provenance: as for `write_table`.
+        row_group: rows that a reader gets at a time.
+
+    Raises:
+        TableError: no batch, one whose columns differ from the first one's, a row whose `value` is undefined
+            without a `reason`, or a provenance that is not JSON.
+    """
+    path, batches = Path(path), iter(batches)
+    footer = {FOOTER_KEY: _footer(provenance, path)}
+    first = next(batches, None)
+    if first is None:
+        raise TableError(f"{path}: there is nothing to write")
+    schema = pa.schema([_plain(field) for field in first.schema])
+    floats = [_leaf(field) for field in schema if _is_float(field.type)]
+    others = [field.name for field in schema if not _is_float(field.type)]
+    with (
+        atomic_file(path) as file,
+        pq.ParquetWriter(
+            file,
+            schema.with_metadata(footer),
+            compression="zstd",
+            use_dictionary=others,
+            use_byte_stream_split=floats,
+        ) as writer,
+    ):
+        for group in _regrouped(chain([first], batches), schema, row_group, path):
+            _reject_silent_gaps(group, path)
+            writer.write_table(group, row_group_size=row_group)
+
+
 def read_table(path: str | Path, columns: list[str] | None = None) -> pa.Table:
     """Read a table that `write_table` wrote.
 
@@ -61,12 +105,31 @@ def read_table(path: str | Path, columns: list[str] | None = None) -> pa.Table:
         TableError: no such file, not Parquet, damaged, not ours, another schema version, or no such column.
     """
     with _opened(path) as file:
-        available = file.schema_arrow.names
-        for name in columns or ():
-            if name not in available:
-                raise TableError(f"{path}: no column {name!r}; it has {', '.join(available)}")
+        _check_columns(file, columns, path)
         table = file.read(columns=columns)
     return table.select(columns) if columns is not None else table
+
+
+def read_stream(
+    path: str | Path, columns: list[str] | None = None, generator: torch.Generator | None = None
+) -> Iterator[pa.Table]:
+    """Read a table one row group at a time.
+
+    Args:
+        path: a Parquet file.
+        columns: names to read, in this order; all by default.
+        generator: draws the order of the row groups; without it they come as written.
+
+    Raises:
+        TableError: as `read_table`.
+    """
+    with _opened(path) as file:
+        _check_columns(file, columns, path)
+        count = file.num_row_groups
+        order = range(count) if generator is None else torch.randperm(count, generator=generator).tolist()
+        for group in order:
+            table = file.read_row_group(group, columns=columns)
+            yield table.select(columns) if columns is not None else table
 
 
 def read_provenance(path: str | Path) -> dict:
@@ -224,6 +287,44 @@ def _stderr(metric: Metric) -> Tensor:
 
 def _flat(values: Tensor) -> np.ndarray:
     return values.detach().to("cpu", torch.float64).reshape(-1).numpy()
+
+
+def _regrouped(batches: Iterable[pa.Table], schema: pa.Schema, rows: int, path: Path) -> Iterator[pa.Table]:
+    """The same rows in tables of `rows` rows; the last one may be shorter."""
+    held: list[pa.Table] = []
+    count = 0
+    for batch in batches:
+        found = pa.schema([_plain(field) for field in batch.schema])
+        if found != schema:
+            raise TableError(
+                f"{path}: a batch has the columns {_columns(found)}; the first had {_columns(schema)}"
+            )
+        held.append(batch.cast(schema).replace_schema_metadata(None))
+        count += len(batch)
+        if count >= rows:
+            table = pa.concat_tables(held)
+            whole = count - count % rows
+            for start in range(0, whole, rows):
+                yield table.slice(start, rows).combine_chunks()
+            held, count = [table.slice(whole)], count - whole
+    if count:
+        yield pa.concat_tables(held).combine_chunks()
+
+
+def _is_float(type: pa.DataType) -> bool:
+    return pa.types.is_floating(type.value_type if isinstance(type, pa.FixedShapeTensorType) else type)
+
+
+def _leaf(field: pa.Field) -> str:
+    """The name that Parquet gives the numbers of a column."""
+    return f"{field.name}.list.element" if isinstance(field.type, pa.FixedShapeTensorType) else field.name
+
+
+def _check_columns(file: pq.ParquetFile, columns: list[str] | None, path: str | Path) -> None:
+    available = file.schema_arrow.names
+    for name in columns or ():
+        if name not in available:
+            raise TableError(f"{path}: no column {name!r}; it has {', '.join(available)}")
 
 
 def _plain(field: pa.Field) -> pa.Field:

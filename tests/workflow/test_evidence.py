@@ -45,13 +45,23 @@ def verdicts(project):
 
 def test_two_seeds_are_told_that_they_cannot_decide_whatever_the_effect(judged):
     rows = verdicts(judged).query("family == @FAMILY")
-    assert sorted(rows.index) == ["manifold_curvature", "spectrum_progression"]
-    for row in rows.itertuples():
+    assert sorted(rows.index) == ["manifold_curvature", "monosemantic_gradients", "spectrum_progression"]
+    for row in rows.drop("monosemantic_gradients").itertuples():
         assert row.verdict == "INCONCLUSIVE"
         assert row.reason == "2 seeds: the smallest two-sided p is 0.5, above 0.05; train at least 6"
         assert row.gate_passed
         assert row.n_seeds == 2
         assert row.reproduce == "snakemake verdicts --config 'select=[inverse-n5]'"
+
+
+def test_an_analysis_that_cannot_find_what_is_planted_invalidates_its_hypothesis(judged):
+    """Twenty training steps do not find a dictionary."""
+    (row,) = (
+        verdicts(judged).query("family == @FAMILY and hypothesis == 'monosemantic_gradients'").itertuples()
+    )
+    assert row.verdict == "INVALID"
+    assert not row.gate_passed
+    assert row.reason.startswith("sae failed its calibration: dictionary_recovery_error = 0.")
 
 
 def test_hypotheses_whose_analysis_does_not_exist_say_not_run(judged):
@@ -72,7 +82,11 @@ def test_every_condition_was_measured_with_the_same_points(judged):
     samples = read_table(judged.folder / "results/samples.parquet").to_pandas()
     # The second hypothesis leaves permuted_targets out, the third is not about this task.
     counts = samples.groupby("hypothesis").size().to_dict()
-    assert counts == {"spectrum_progression": JOBS * 4, "manifold_curvature": (JOBS - len(SEEDS)) * 4}
+    assert counts == {
+        "spectrum_progression": JOBS * 4,
+        "monosemantic_gradients": JOBS * 40,
+        "manifold_curvature": (JOBS - len(SEEDS)) * 4,
+    }
     assert set(samples["condition"]) == set(CONDITIONS)
     results = judged.folder / "results/points/inverse-n5-seed0"
     points = [
@@ -83,7 +97,7 @@ def test_every_condition_was_measured_with_the_same_points(judged):
 
 
 def test_every_table_says_under_which_condition_it_was_made(judged):
-    for kind in ("points", "hessian", "tangent", "grassmann"):
+    for kind in ("points", "hessian", "tangent", "grassmann", "sae"):
         for condition in CONDITIONS:
             tables = list(
                 (judged.folder / f"results/{kind}").glob(f"inverse-n5-seed*/{condition}/**/*.parquet")

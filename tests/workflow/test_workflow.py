@@ -21,6 +21,7 @@ SMALL = {
     "sampling": {"count": 4, "block": 4, "seed": 0},
     "points": {"kinds": ["q_sample", "minimum"], "draws": 1, "seed": 0},
     "competence": {"count": 100, "seed": 1},
+    "sae": {"problems": 40, "widths": [30], "k": [2, 4], "steps": 20, "batch": 128, "permutations": 5},
 }
 # One block each: of the model and its oracle, of all seven conditions, and of the planted network.
 EXP001 = {
@@ -32,10 +33,12 @@ EXP001 = {
     "gather": 6,
     "hessian_figures": 1,
 }
+EXP003 = {"competence": 1, "sae_field": 1, "sae_train": 2, "sae_figures": 1}
 EXP004 = {"problems": 1, "competence": 1, "grassmann_block": 7, "gather": 3, "grassmann_figures": 1}
 EXP005 = {"problems": 1, "competence": 1, "points": 7, "tangent_block": 7, "gather": 1, "tangent_figures": 1}
 PLANTED = {
     "planted_network": 1,
+    "planted_dictionary": 1,
     "expected": 1,
     "points": 1,
     "hessian_block": 1,
@@ -48,17 +51,20 @@ PLANTED = {
 HESSIAN = {"hessian_block": 3, "gather": 8, "hessian_figures": 1, "calibration": 1}
 TANGENT = {"tangent_block": 8, "gather": 2, "tangent_figures": 1, "calibration": 1}
 GRASSMANN = {"grassmann_block": 8, "gather": 4, "grassmann_figures": 1, "calibration": 1}
+SAE = {"sae_field": 1, "sae_train": 2, "sae_figures": 1}
 POINTS = {"points": 8, "gradients": 1}
 AT_POINTS = POINTS | HESSIAN | TANGENT | {"gather": 10}
-ANALYSES = AT_POINTS | GRASSMANN | {"gather": 14}
-FIGURES = {"hessian_figures": 1, "tangent_figures": 1, "grassmann_figures": 1}
-EVERYTHING = {"problems": 1, "planted_network": 1, "expected": 1, "competence": 1} | ANALYSES
+ANALYSES = AT_POINTS | GRASSMANN | SAE | {"gather": 14}
+FIGURES = {"hessian_figures": 1, "tangent_figures": 1, "grassmann_figures": 1, "sae_figures": 1}
+OF_PROBLEMS = {"problems": 1, "planted_network": 1, "planted_dictionary": 1, "expected": 1}
+EVERYTHING = OF_PROBLEMS | {"competence": 1} | ANALYSES
 OTHER_RECIPE = {
     "problems": PROBLEMS,
     "hidden": 8,
     "phases": [{"steps": 9, "learning_rate": 0.1, "contrastive": True}],
 }
-TARGETS = {"all", "cards", "planted", "exp001", "hessian", "exp004", "grassmann", "exp005", "tangent"}
+TARGETS = {"all", "cards", "planted"}
+TARGETS |= {"exp001", "hessian", "exp003", "sae", "exp004", "grassmann", "exp005", "tangent"}
 
 
 class Project:
@@ -148,6 +154,7 @@ def test_every_named_artifact_is_made(built):
     for analysis, shown, tables in (
         ("grassmann", ("arms", "effect", "correlation", "paths"), ("metrics", "displacements", "paths")),
         ("tangent", ("ratios", "shares", "conditions"), ("metrics",)),
+        ("sae", ("frontier", "atoms", "density", "stability", "fidelity"), ()),
     ):
         figures = {f"figures/{figure}.{form}" for figure in shown for form in ("pdf", "svg", "png")}
         assert {f"{analysis}/{MODEL}/{name}" for name in figures} <= names
@@ -216,7 +223,7 @@ def test_unused_code_reruns_nothing(project):
             "src/iredinterp/ired/sampler.py",
             "ANSWER_LIMIT = 2.0",
             "ANSWER_LIMIT = 2.5",
-            {"competence": 1, **AT_POINTS, **FIGURES},
+            {"competence": 1, **AT_POINTS, **SAE, **FIGURES},
         ),
         (
             "src/iredinterp/geometry/perturb.py",
@@ -242,11 +249,16 @@ def test_an_edit_of_the_library_reruns_exactly_what_depends_on_it(project, path,
     ("section", "values", "expected"),
     [
         ("hessian", {"vectors": 4}, HESSIAN),
+        ("sae", {"steps": 30}, {**SAE, "planted_dictionary": 1, "calibration": 1}),
         ("tangent", {"chunk": 32}, {**TANGENT, "expected": 1}),
         ("grassmann", {"draws": 2}, {**GRASSMANN, "expected": 1}),
         ("points", {"seed": 9}, AT_POINTS),
         ("competence", {"seed": 9}, {"competence": 1, **FIGURES}),
-        ("sampling", {"seed": 9}, {**EVERYTHING, "competence": 0, "planted_network": 0}),
+        (
+            "sampling",
+            {"seed": 9},
+            EVERYTHING | dict.fromkeys(("competence", "planted_network", "planted_dictionary", *SAE), 0),
+        ),
         ("planted", {"seed": 9}, PLANTED),
         ("training", {"other": OTHER_RECIPE}, {}),
     ],
@@ -270,6 +282,7 @@ def test_another_checkpoint_reruns_everything_of_its_model(project):
         "tangent_block": 6,
         "grassmann_block": 6,
         "gather": 10,
+        **SAE,
         **FIGURES,
     }
 
@@ -291,6 +304,7 @@ def test_targets_by_name_and_by_path(project):
     assert project.planned() == EVERYTHING
     assert project.planned("exp001") == EXP001
     assert project.planned("hessian") == EXP001
+    assert project.planned("exp003") == project.planned("sae") == EXP003
     assert project.planned("exp004") == project.planned("grassmann") == EXP004
     assert project.planned("exp005") == project.planned("tangent") == EXP005
     assert project.planned("planted") == PLANTED | {"problems": 1}
@@ -344,7 +358,13 @@ def test_engines_that_give_only_some_eigenvalues_run_through_to_the_figures(proj
 def test_the_report_is_one_offline_page_with_every_figure(built):
     built.snakemake("--report", "report.html")
     page = (built.folder / "report.html").read_text()
-    for name in ("1 spectra per level", "4 overlap between levels", "1 energy by arm", "Competence cards"):
+    for name in (
+        "1 spectra per level",
+        "4 overlap between levels",
+        "1 energy by arm",
+        "3 how often",
+        "Competence cards",
+    ):
         assert name in page
     assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?://', page)
 

@@ -69,10 +69,16 @@ STUDY_METRICS = {
     ]
     for analysis in TABLES
 }
+# The registered one of each sweep is the first.
+STUDY_METRICS["sae"] = [
+    f"<results>/sae/{study}/gradient/width-{config['sae']['widths'][0]}/metrics.parquet"
+    for study in STUDIES
+]
 PLANTED_METRICS = {
     analysis: f"<results>/{analysis}/planted-{{problems}}/trained/metrics.parquet"
     for analysis in TABLES
 }
+PLANTED_METRICS["sae"] = "<results>/planted/{problems}/dictionary.parquet"
 
 
 wildcard_constraints:
@@ -83,6 +89,8 @@ wildcard_constraints:
     problems="|".join(map(re.escape, sorted(config["problems"]))),
     recipe="|".join(map(re.escape, sorted(config["training"]))) or "none",
     block=r"\d+",
+    field="gradient|error|run",
+    width=r"\d+",
 
 
 def code(script):

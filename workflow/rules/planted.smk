@@ -48,6 +48,29 @@ rule expected:
         "../../scripts/expected.py"
 
 
+rule planted_dictionary:
+    output:
+        "<results>/planted/{problems}/dictionary.parquet",
+    log:
+        "<logs>/planted_dictionary/{problems}.log",
+    conda:
+        "../envs/iredinterp.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        **code("planted_dictionary"),
+        spec=lookup("problems/{problems}", within=config),
+        model="planted-{problems}",
+        seed=config["planted"]["seed"],
+        sae=config["sae"],
+    message:
+        "Find a planted dictionary of the dimension of {wildcards.problems}"
+    script:
+        "../../scripts/planted_dictionary.py"
+
+
 rule calibration:
     input:
         **PLANTED_METRICS,
@@ -67,7 +90,7 @@ rule calibration:
         runtime=10,
     params:
         **code("calibration"),
-        analyses=list(TABLES),
+        analyses=list(STUDY_METRICS),
     message:
         "Compare what was found on the planted network of {wildcards.problems} with the truth"
     script:

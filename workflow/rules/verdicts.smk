@@ -23,7 +23,7 @@ rule verdicts:
         runtime=30,
     params:
         **code("verdicts"),
-        analyses=list(TABLES),
+        analyses=list(STUDY_METRICS),
         families=FAMILIES,
         undefined=UNDEFINED,
         reproduce=f"snakemake verdicts --config 'select=[{','.join(FAMILIES)}]'",

@@ -45,8 +45,9 @@ def calibration_table(
         Rows of method, metric, t (null for what speaks of all levels), value and planted:
 
         * spectrum_error, per level: largest |λ̂_i − λ_i| over points and i, over |λ|max.
-        * of each hypothesis about this task, under its gate's metric, e.g. log_slope_error: largest
-          |found − planted| of its statistic over problems; `planted` is the value to be found where that is.
+        * of each hypothesis about this task, under its gate's metric: where its analysis wrote that metric,
+          its largest value; else, e.g. log_slope_error, the largest |found − planted| of its statistic over
+          problems, and `planted` the value to be found where that is.
 
         Null with a reason where it cannot be said.
 
@@ -57,7 +58,8 @@ def calibration_table(
     (task,) = pc.unique(expected["task"]).to_pylist()
     for hypothesis in registration.hypotheses:
         if task in hypothesis.tasks and hypothesis.gate.method in metrics:
-            rows.append(statistic_error(hypothesis, metrics[hypothesis.gate.method], expected))
+            found = metrics[hypothesis.gate.method]
+            rows.append(measured_error(hypothesis, found) or statistic_error(hypothesis, found, expected))
     return pa.Table.from_pylist(rows, SCHEMA)
 
 
@@ -76,6 +78,18 @@ def spectrum_errors(spectra: pa.Table, truth: pa.Table) -> Iterable[dict]:
             yield row | {"reason": PARTIAL}
         else:
             yield row | {"value": abs(here - expected).max() / abs(expected).max()}
+
+
+def measured_error(hypothesis: Hypothesis, metrics: pa.Table) -> dict | None:
+    """The row of a hypothesis whose analysis measured its gate's metric itself; None if it did not."""
+    gate = hypothesis.gate
+    values = metrics.filter(pc.equal(metrics["metric"], gate.metric))["value"]
+    if not len(values):
+        return None
+    row = {"method": gate.method, "metric": gate.metric}
+    if values.null_count:
+        return row | {"reason": f"{gate.metric} is undefined on planted data"}
+    return row | {"value": pc.max(values).as_py()}
 
 
 def statistic_error(hypothesis: Hypothesis, metrics: pa.Table, expected: pa.Table) -> dict:

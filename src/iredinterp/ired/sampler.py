@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +12,8 @@ from torch import Tensor
 from iredinterp.ired.schedule import Schedule
 
 ANSWER_LIMIT = 2.0
+# (x, y, t, ∇_yE) → what to follow in place of ∇_yE.
+Substitute = Callable[[Tensor, Tensor, "Tensor | int", Tensor], Tensor]
 
 
 class Landscape(Protocol):
@@ -39,7 +42,7 @@ class Trajectory:
         states: (K, S, B, d), state before each inner step.
         energies: (K, S, B), E before each inner step.
         proposed_energies: (K, S, B), E of the proposed state.
-        accepted: (K, S, B), False where the proposal raised E and was undone.
+        accepted: (K, S, B), False where the proposal raised E; it was then undone, unless `reject` was off.
         clamped: (K, S, B), entries of the proposal outside ±2√ᾱ_t.
         answers: (K, B, d), unscaled answer after the level.
         final: (B, d), what the sampler returns.
@@ -57,6 +60,11 @@ class Trajectory:
     final: Tensor
 
 
+def unchanged(x: Tensor, y: Tensor, t: Tensor | int, gradient: Tensor) -> Tensor:
+    """The gradient itself."""
+    return gradient
+
+
 def sample(
     energy: Landscape,
     x: Tensor,
@@ -64,6 +72,9 @@ def sample(
     seed: int | None = None,
     faithful: bool = True,
     inner_steps: int = 5,
+    jump_gradient: Substitute = unchanged,
+    step_gradient: Substitute = unchanged,
+    reject: bool = True,
 ) -> Trajectory:
     """Answer the problems x by annealed descent, keeping every state.
 
@@ -79,6 +90,10 @@ def sample(
         seed: of the first state; exactly one of `init` and `seed` is needed.
         faithful: see above.
         inner_steps: inner steps per level (5 in the official matrix tasks).
+        jump_gradient: what to follow in the jump, if there is one, in place of ∇_yE; energies stay those of
+            the landscape.
+        step_gradient: the same in the inner steps.
+        reject: undo inner steps that raise E.
 
     Source:
         `p_sample_loop` and `opt_step` of the official release (commit 3d74b85); Du et al. 2024, algorithm 2.
@@ -95,10 +110,12 @@ def sample(
         entered, jump_clamped = y, torch.zeros(y.shape[:-1], dtype=torch.long, device=y.device)
         if faithful:
             _, gradient = energy.energy_and_gradient(x, y, t)
+            gradient = jump_gradient(x, y, t, gradient)
             estimate = s.sqrt_recip_alphas_cumprod[t] * y - s.sqrt_recipm1_alphas_cumprod[t] * gradient
             jump_clamped = (estimate.abs() > ANSWER_LIMIT).sum(-1)
             y = s.sqrt_alphas_cumprod[t] * estimate.clamp(-ANSWER_LIMIT, ANSWER_LIMIT)
-        y, inner = descend(energy, x, y, t, inner_steps, later_factor=2.0 if faithful else 1.0)
+        later_factor = 2.0 if faithful else 1.0
+        y, inner = descend(energy, x, y, t, inner_steps, later_factor, step_gradient, reject)
         limit = ANSWER_LIMIT * s.sqrt_alphas_cumprod[t]
         y = y.clamp(-limit, limit)
         answer = s.sqrt_recip_alphas_cumprod[t] * y
@@ -110,7 +127,14 @@ def sample(
 
 
 def descend(
-    energy: Landscape, x: Tensor, y: Tensor, t: Tensor | int, steps: int, later_factor: float = 2.0
+    energy: Landscape,
+    x: Tensor,
+    y: Tensor,
+    t: Tensor | int,
+    steps: int,
+    later_factor: float = 2.0,
+    step_gradient: Substitute = unchanged,
+    reject: bool = True,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Clamped gradient descent within one level, each step undone for the problems whose energy it raised.
 
@@ -121,6 +145,8 @@ def descend(
         t: level, an integer or (…, B).
         steps: number of steps, at least 1.
         later_factor: multiple of η_t taken from the second step on (2 in the official release).
+        step_gradient: what to follow in place of ∇_yE.
+        reject: undo steps that raise E.
 
     Returns:
         The last state, and (states, energies, proposed_energies, accepted, clamped), each with a leading
@@ -133,11 +159,12 @@ def descend(
     records = []
     for index in range(steps):
         before, gradient = energy.energy_and_gradient(x, y, t)
+        gradient = step_gradient(x, y, t, gradient)
         proposal = y - step_size * gradient * (1.0 if index == 0 else later_factor)
         clamped = (proposal.abs() > limit).sum(-1)
         proposal = torch.minimum(torch.maximum(proposal, -limit), limit)
         after = energy.energy(x, proposal, t)
         accepted = ~(after > before)
         records.append((y, before, after, accepted, clamped))
-        y = torch.where(accepted.unsqueeze(-1), proposal, y)
+        y = torch.where(accepted.unsqueeze(-1), proposal, y) if reject else proposal
     return y, tuple(torch.stack(column) for column in zip(*records, strict=True))

@@ -92,6 +92,13 @@ class SparseDictionary:
         return float((x - codes @ self.atoms).square().sum() / (x - x.mean(0)).square().sum())
 
 
+def planted_vectors(d: int, active: int, count: int, seed: int) -> tuple[SparseDictionary, Tensor]:
+    """A dictionary of 2d atoms with vectors of its law, (count, d) in float32."""
+    generator = torch.Generator().manual_seed(seed)
+    dictionary = SparseDictionary.random(d, 2 * d, active, generator, dtype=torch.float32)
+    return dictionary, dictionary.sample(count, generator)[0]
+
+
 def mmcs(true: Tensor, found: Tensor) -> float:
     """Mean over true atoms of the largest cosine with any found atom.
 

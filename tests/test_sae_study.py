@@ -1,0 +1,203 @@
+"""EXP-003 on planted data: what single latents know, beside what chance and null data give; its figures."""
+
+import secrets
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from iredinterp.analyses.sae.collection import Vectors, gradient_batches, read_vectors
+from iredinterp.analyses.sae.drawing import figures
+from iredinterp.analyses.sae.interop import load_saelens
+from iredinterp.analyses.sae.study import (
+    FIELDS,
+    concept_labels,
+    export,
+    field_problems,
+    placements,
+    recipe_of,
+    recovery_table,
+    study,
+)
+from iredinterp.analyses.sae.training import SAERecipe
+from iredinterp.energy import MLPEnergy
+from iredinterp.errors import ConfigError, TableError
+from iredinterp.ired.model import EnergyMLP
+from iredinterp.ired.schedule import cosine_schedule
+from iredinterp.ired.tasks import ProblemSpec
+from iredinterp.tables import write_stream, write_table
+from iredinterp.truth.dictionary import planted_vectors
+
+matplotlib.use("Agg")
+
+SPEC = ProblemSpec("completion", 3, rank=1, factors="positive", observed=0.8)
+KEYS = {"model": "m", "family": "m", "condition": "trained", "task": "completion", "n": 3, "seed": 0}
+COUNT, LEVELS = 60, 10
+SIGMA = cosine_schedule().sigma
+RECIPE = SAERecipe(width=18, activation="topk", k=(2, 4), steps=60, batch=128)
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def vectors_of(values):
+    """Vectors (COUNT·LEVELS, d), problem by problem, as q_samples."""
+    index = torch.arange(len(values))
+    zeros = torch.zeros_like(index)
+    return Vectors(values, index % LEVELS, index // LEVELS, zeros, zeros - 1)
+
+
+def found(table, metric, component=None):
+    frame = table.to_pandas().query("metric == @metric")
+    return frame if component is None else frame[frame["component"] == component]
+
+
+@pytest.fixture(scope="module")
+def problems():
+    return field_problems(SPEC, COUNT, secrets.randbelow(2**31))
+
+
+def test_placements_average_to_the_area_under_the_curve_over_either_class(generator):
+    positive = torch.rand(200, generator=generator) < 0.3
+    scores = (torch.randn(200, generator=generator) + positive.float()).round(decimals=1)
+    placed = placements(scores, positive)
+    area = roc_auc_score(positive.numpy(), scores.numpy())
+    assert float(placed[positive].mean()) == pytest.approx(area, abs=1e-12)
+    assert float(placed[~positive].mean()) == pytest.approx(area, abs=1e-12)
+    assert placed.min() >= 0
+    assert placed.max() <= 1
+
+
+def test_labels_are_those_of_the_matrices_and_none_is_constant_or_repeated(problems):
+    labels = concept_labels(problems)
+    Y = torch.from_numpy(np.stack(problems["signal"].to_numpy())).reshape(-1, 3, 3)
+    for i in range(3):
+        name = f"row {i + 1} is largest"
+        if name in labels:
+            assert (labels[name] == (Y.norm(dim=2).argmax(1) == i)).all()
+    stacked = torch.stack([*labels.values()])
+    assert "large share of the first singular value" not in labels
+    assert ((stacked.sum(1) > 0) & (stacked.sum(1) < COUNT)).all()
+    assert len(torch.unique(stacked, dim=0)) == len(stacked)
+
+
+def test_a_latent_that_knows_a_concept_is_found_and_white_noise_knows_none(problems, generator):
+    labels = concept_labels(problems)
+    noise = torch.randn(COUNT * LEVELS, 9, generator=generator)
+    known = noise.clone()
+    axes = torch.eye(9)
+    for axis, label in enumerate(labels.values()):
+        known += 12 * label.repeat_interleave(LEVELS)[:, None] * axes[axis % 9]
+    results = {}
+    for name, values in (("known", known), ("noise", noise)):
+        table = study(
+            vectors_of(values), problems, KEYS, SIGMA, "gradient", recipe=RECIPE, controls=False
+        ).metrics
+        rows = found(table, "concept_auroc", "gradient")
+        assert len(rows) == COUNT * LEVELS
+        results[name] = rows["value"].mean()
+        means = found(table, "auroc")["value"].mean()
+        assert rows["value"].mean() == pytest.approx(means, abs=0.05)
+    assert results["known"] > 0.65
+    assert abs(results["noise"] - 0.5) < 0.08
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, problems):
+    """The study of an untrained network's runs, with controls and the sampler."""
+    generator = torch.Generator().manual_seed(secrets.randbelow(2**31))
+    model = EnergyMLP.random(SPEC.dim_x, SPEC.dim_y, 16, generator).to(torch.float64)
+    energy = MLPEnergy(model)
+    path = tmp_path_factory.mktemp("field") / "field.parquet"
+    write_stream(gradient_batches(energy, problems, KEYS, 0), path, {})
+    found = {}
+    for field in ("gradient", "run"):
+        column, sources = FIELDS[field]
+        vectors = read_vectors(path, column, sources)
+        landscape = energy if field == "run" else None
+        found[field] = study(
+            vectors, problems, KEYS, SIGMA, field, recipe=RECIPE, seeds=(0, 1), energy=landscape, fidelity=8
+        )
+    return found
+
+
+def test_null_data_and_dictionaries_have_the_same_rows_as_the_real_ones(run):
+    for one in run.values():
+        frontier = found(one.metrics, "FVU")
+        counts = frontier.groupby("data").size().to_dict()
+        assert counts == {"real": 4, "gaussian": 2, "shuffled": 2, "pca": 2, "samples": 2, "random": 2}
+        assert frontier["value"].between(0, 1.2).all()
+        assert (found(one.metrics, "L0").groupby("k")["value"].max() < 4.5).all()
+
+
+def test_the_table_is_written_and_says_which_seed_and_field_a_row_is_of(run, tmp_path):
+    for field, one in run.items():
+        write_table(one.metrics, tmp_path / f"{field}.parquet", {})
+        assert set(found(one.metrics, "stability")["component"]) == {field}
+        assert set(found(one.metrics, "concept_auroc")["sae_seed"]) == {0}
+    kinds = {field: set(one.metrics["point_kind"].to_pylist()) for field, one in run.items()}
+    assert kinds == {"gradient": {"q_sample"}, "run": {"trajectory"}}
+
+
+def test_the_gradient_itself_is_faithful_and_none_at_all_is_not(run):
+    rows = found(run["run"].metrics, "fidelity_mse").set_index("component")
+    for place in ("inner", "both"):
+        original, zero = (rows.loc[f"{place}/{name}"] for name in ("original", "zero"))
+        assert original["value"] == 1 or original["reason"]
+        assert zero["value"] == 0 or zero["reason"]
+
+
+def test_the_export_of_a_level_encodes_its_raw_vectors_alike(run, tmp_path, generator):
+    one = run["gradient"]
+    export(one, tmp_path, KEYS)
+    x = torch.randn(5, 9, generator=generator) * 0.01
+    for t in (0, 7):
+        again = load_saelens(tmp_path / f"level-{t}")
+        torch.testing.assert_close(again.encode(x), one.reported.encode(x, t), rtol=1e-4, atol=1e-5)
+
+
+def test_every_figure_is_drawn_and_one_condition_at_a_time(run):
+    import pyarrow as pa
+
+    table = pa.concat_tables([one.metrics for one in run.values()])
+    atoms = run["gradient"].reported.W_dec.unflatten(1, (3, 3))
+    drawn = figures(table, atoms, "m", "It solves its task.")
+    assert set(drawn) == {"frontier", "atoms", "density", "stability", "fidelity"}
+    real = found(table, "FVU", "gradient").query("data == 'real'").groupby("k")["value"].mean()
+    line = drawn["frontier"].axes[0].lines[0]
+    np.testing.assert_allclose(sorted(line.get_ydata()), sorted(real))
+    other = table.set_column(
+        table.column_names.index("condition"), "condition", pa.array(["oracle"] * len(table))
+    )
+    with pytest.raises(TableError, match="shows one condition"):
+        figures(pa.concat_tables([table, other]), atoms)
+
+
+def test_planted_atoms_are_recovered_and_too_short_a_training_shows(seed):
+    dictionary, x = planted_vectors(16, 2, 4000, seed)
+    errors = []
+    for steps in (2, 500):
+        recipe = SAERecipe(width=64, activation="topk", k=(2,), steps=steps, batch=512)
+        table = recovery_table(dictionary, x, {"model": "planted"}, recipe, seed + 1)
+        errors.append(found(table, "dictionary_recovery_error")["value"].item())
+    assert errors[1] < 0.1 < errors[0]
+
+
+def test_a_configuration_becomes_a_recipe():
+    settings = {"activation": "topk", "k": [4, 2], "l1": [0.5], "steps": 7, "batch": 32, "learning_rate": 0.1}
+    assert recipe_of(settings, 50, True).k == (4, 2)
+    assert recipe_of(settings, 50, False).k == (4,)
+    recipe = recipe_of(settings | {"activation": "relu_l1"}, 50, True)
+    assert (recipe.k, recipe.l1, recipe.steps) == ((), (0.5,), 7)
+
+
+def test_an_unknown_field_is_refused(problems, generator):
+    values = torch.randn(COUNT * LEVELS, 9, generator=generator)
+    with pytest.raises(ConfigError, match=r"sae\.fields: found 'gradients'; use one of gradient, error, run"):
+        study(vectors_of(values), problems, KEYS, SIGMA, "gradients", recipe=RECIPE)

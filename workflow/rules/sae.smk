@@ -1,0 +1,174 @@
+# EXP-003: sparse autoencoders on the gradient field.
+rule sae_field:
+    input:
+        checkpoint=lookup("{model}/checkpoint/{condition}", within=CHECKPOINTS),
+    output:
+        "<results>/sae/{model}/{condition}/field.parquet",
+    log:
+        "<logs>/sae_field/{model}/{condition}.log",
+    benchmark:
+        "<benchmarks>/sae_field/{model}/{condition}.jsonl"
+    conda:
+        "../envs/iredinterp.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=120,
+    params:
+        **code("sae_field"),
+        spec=lookup(
+            "problems/{name}",
+            within=config,
+            name=lookup("{model}/problems", within=CHECKPOINTS),
+        ),
+        weights=lookup("{model}/weights", within=CHECKPOINTS),
+        device=config["device"],
+        conditions=config["conditions"],
+        replicate=lookup("{model}/replicate", within=CHECKPOINTS),
+        sae=config["sae"],
+    message:
+        "Gradient field of {wildcards.model} ({wildcards.condition})"
+    script:
+        "../../scripts/sae_field.py"
+
+
+rule sae_train:
+    input:
+        checkpoint=lookup("{model}/checkpoint/{condition}", within=CHECKPOINTS),
+        field=rules.sae_field.output,
+    output:
+        metrics="<results>/sae/{model}/{condition}/{field}/width-{width}/metrics.parquet",
+        history="<results>/sae/{model}/{condition}/{field}/width-{width}/history.parquet",
+        autoencoder=directory(
+            "<results>/sae/{model}/{condition}/{field}/width-{width}/saelens"
+        ),
+    log:
+        "<logs>/sae_train/{model}/{condition}/{field}/{width}.log",
+    benchmark:
+        "<benchmarks>/sae_train/{model}/{condition}/{field}/{width}.jsonl"
+    conda:
+        "../envs/iredinterp.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=120,
+    params:
+        **code("sae_train"),
+        spec=lookup(
+            "problems/{name}",
+            within=config,
+            name=lookup("{model}/problems", within=CHECKPOINTS),
+        ),
+        weights=lookup("{model}/weights", within=CHECKPOINTS),
+        device=config["device"],
+        conditions=config["conditions"],
+        replicate=lookup("{model}/replicate", within=CHECKPOINTS),
+        sae=config["sae"],
+    message:
+        "Sparse autoencoders on {wildcards.field} of {wildcards.model} ({wildcards.condition})"
+    script:
+        "../../scripts/sae_train.py"
+
+
+rule sae_figures:
+    input:
+        metrics=collect(
+            "<results>/sae/{model}/trained/{field}/width-{width}/metrics.parquet",
+            field=config["sae"]["fields"],
+            width=config["sae"]["widths"][0],
+            allow_missing=True,
+        ),
+        autoencoder=collect(
+            "<results>/sae/{model}/trained/{field}/width-{width}/saelens",
+            field=config["sae"]["fields"][0],
+            width=config["sae"]["widths"][0],
+            allow_missing=True,
+        ),
+        competence=rules.competence.output.table,
+    output:
+        report(
+            "<results>/sae/{model}/figures/frontier.svg",
+            category="EXP-003 sparse autoencoders",
+            subcategory="{model}",
+            caption="../report/sae_frontier.rst",
+            labels={"figure": "1 frontier against nulls"},
+        ),
+        report(
+            "<results>/sae/{model}/figures/atoms.svg",
+            category="EXP-003 sparse autoencoders",
+            subcategory="{model}",
+            caption="../report/sae_atoms.rst",
+            labels={"figure": "2 atoms"},
+        ),
+        report(
+            "<results>/sae/{model}/figures/density.svg",
+            category="EXP-003 sparse autoencoders",
+            subcategory="{model}",
+            caption="../report/sae_density.rst",
+            labels={"figure": "3 how often latents are used"},
+        ),
+        report(
+            "<results>/sae/{model}/figures/stability.svg",
+            category="EXP-003 sparse autoencoders",
+            subcategory="{model}",
+            caption="../report/sae_stability.rst",
+            labels={"figure": "4 stability and concepts"},
+        ),
+        report(
+            "<results>/sae/{model}/figures/fidelity.svg",
+            category="EXP-003 sparse autoencoders",
+            subcategory="{model}",
+            caption="../report/sae_fidelity.rst",
+            labels={"figure": "5 fidelity in the sampler"},
+        ),
+        collect(
+            "<results>/sae/{model}/figures/{figure}.{format}",
+            figure=["frontier", "atoms", "density", "stability", "fidelity"],
+            format=["pdf", "png"],
+            allow_missing=True,
+        ),
+    log:
+        "<logs>/sae_figures/{model}.log",
+    conda:
+        "../envs/iredinterp.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=10,
+    params:
+        **code("sae_figures"),
+        spec=lookup(
+            "problems/{name}",
+            within=config,
+            name=lookup("{model}/problems", within=CHECKPOINTS),
+        ),
+    message:
+        "EXP-003 figures of {wildcards.model}"
+    script:
+        "../../scripts/sae_figures.py"
+
+
+rule sae:
+    input:
+        collect(rules.sae_figures.output[0], model=MODELS),
+        collect(
+            rules.sae_train.output.metrics,
+            model=MODELS,
+            condition="trained",
+            field=config["sae"]["fields"],
+            width=config["sae"]["widths"],
+        ),
+    localrule: True
+    message:
+        "EXP-003 is in results/sae"
+
+
+rule exp003:
+    input:
+        rules.sae.input,
+        rules.cards.input,
+    localrule: True
+    message:
+        "EXP-003 is in results/sae"
