@@ -172,8 +172,11 @@ def test_conditions_come_apart_and_a_table_without_the_trained_model_is_refused(
         by_condition(parts["oracle"])
 
 
-def test_a_curve_without_values_says_why_on_the_panel(completion):
-    figure = one(completion, "correlation")
-    optimum = by_condition(completion["metrics"])["oracle"]
+def test_a_curve_that_is_defined_nowhere_is_not_drawn(generator):
+    """Where x determines the answer, the norm alone orders the optimal energy."""
+    tables = measured("inverse", generator)
+    figure = one(tables, "correlation")
+    optimum = by_condition(tables["metrics"])["oracle"]
     assert metric_rows(optimum, "partial_correlation", "column")["value"].isna().all()
     assert len(lines_of(figure.axes[2], "-.")) == 0
+    assert len(lines_of(figure.axes[1], "-.")) > 0

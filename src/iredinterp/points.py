@@ -335,7 +335,7 @@ def reference_rank(ranks: Iterable[int | None], rank: int | None = None) -> int:
         return rank
     known = set(ranks)
     if len(known) != 1:
-        raise ConfigError(f"rank: found null, and problems of several ranks ({known}); give a number")
+        raise ConfigError(f"rank: found null, and points of several ranks ({known}); give a number")
     return known.pop() or DEFAULT_RANK
 
 
