@@ -5,7 +5,7 @@ process in an order drawn anew per round, ratios within a round before their med
 it is importable; it is no dependency of this package, so give it an environment of its own:
 
     python -m venv ENV
-    ENV/bin/pip install sae-lens torch==2.13.0
+    ENV/bin/pip install sae-lens scikit-learn torch==2.13.0
     PYTHONPATH=src ENV/bin/python benchmarks/sae.py
 
 The result is written to benchmarks/RESULTS.md.
