@@ -33,6 +33,7 @@ _PUBLIC = {
     "HessianAnalyzer": "iredinterp.analyses.hessian",
     "GrassmannianAnalyzer": "iredinterp.analyses.grassmann",
     "SparseAutoencoder": "iredinterp.analyses.sae",
+    "SAERecipe": "iredinterp.analyses.sae",
     "SAETrainer": "iredinterp.analyses.sae",
     "FeatureAnalyzer": "iredinterp.analyses.sae",
     "BayesOracle": "iredinterp.truth.oracle",

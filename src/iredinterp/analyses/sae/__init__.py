@@ -7,6 +7,6 @@ unexplained says little unless the same number for a null stands beside it.
 
 from iredinterp.analyses.sae.features import FeatureAnalyzer
 from iredinterp.analyses.sae.model import SparseAutoencoder
-from iredinterp.analyses.sae.training import SAETrainer
+from iredinterp.analyses.sae.training import SAERecipe, SAETrainer
 
-__all__ = ["FeatureAnalyzer", "SAETrainer", "SparseAutoencoder"]
+__all__ = ["FeatureAnalyzer", "SAERecipe", "SAETrainer", "SparseAutoencoder"]
