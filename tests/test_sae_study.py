@@ -1,6 +1,7 @@
 """EXP-003 on planted data: what single latents know, beside what chance and null data give; its figures."""
 
 import secrets
+from functools import partial
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -29,7 +30,7 @@ from iredinterp.ired.model import EnergyMLP
 from iredinterp.ired.schedule import cosine_schedule
 from iredinterp.ired.tasks import ProblemSpec
 from iredinterp.tables import write_stream, write_table
-from iredinterp.truth.dictionary import planted_vectors
+from iredinterp.truth.dictionary import mmcs, planted_vectors
 
 matplotlib.use("Agg")
 
@@ -181,10 +182,10 @@ def test_every_figure_is_drawn_and_one_condition_at_a_time(run):
 
 def test_planted_atoms_are_recovered_and_too_short_a_training_shows(seed):
     dictionary, x = planted_vectors(16, 2, 4000, seed)
-    errors = []
+    score, errors = partial(mmcs, dictionary.atoms), []
     for steps in (2, 500):
         recipe = SAERecipe(width=64, activation="topk", k=(2,), steps=steps, batch=512)
-        table = recovery_table(dictionary, x, {"model": "planted"}, recipe, seed + 1)
+        table = recovery_table(score, x, LEVELS, {"model": "planted"}, recipe, seed + 1)
         errors.append(found(table, "dictionary_recovery_error")["value"].item())
     assert errors[1] < 0.1 < errors[0]
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from iredinterp.geometry.fixed_rank import FixedRankPoint
-from iredinterp.geometry.perturb import arm_directions
+from iredinterp.geometry.perturb import ARMS, arm_stack
 from iredinterp.points import normal_draws, point_keys, reference_matrices, reference_rank
 from iredinterp.tables import Metric, tidy
 from iredinterp.truth.planted.truth import PlantedTruth
@@ -115,8 +115,7 @@ def arms_of(ids: Sequence[int], answers: Tensor, rank: int, draws: int, seed: in
     """The unit directions of EXP-004 by arm, (P, draws, n, m), for answers (P, n, m)."""
     point, shape = FixedRankPoint.from_matrix(answers, rank), answers.shape[1:]
     noise = normal_draws(seed, "arms", ids, draws, math.prod(shape)).unflatten(-1, shape)
-    directions = [arm_directions(point, noise[:, draw]) for draw in range(draws)]
-    return {arm: torch.stack([found[arm] for found in directions], dim=1) for arm in directions[0]}
+    return dict(zip(ARMS, arm_stack(point, noise).unbind(1), strict=True))
 
 
 def _mean_square(directions: Tensor, hessian: Tensor) -> Tensor:

@@ -150,6 +150,16 @@ def by_condition(table: pa.Table) -> dict[str, pa.Table]:
     return {name: table.filter(pc.equal(table["condition"], name)) for name in names}
 
 
+def model_and_optimum(tables: Mapping[str, pa.Table], point_kind: str) -> tuple[pa.Table, pa.Table | None]:
+    """Rows of one kind of point of the trained model, and of the Bayes-optimal energy if it is there.
+
+    Raises:
+        TableError: as `one_model`.
+    """
+    best = tables.get("oracle")
+    return one_model(tables["trained"], point_kind), best and one_model(best, point_kind)
+
+
 def condition_curves(
     ax: Axes, tables: Mapping[str, pa.Table], point_kind: str, metric: str, component: str = ""
 ) -> None:

@@ -64,6 +64,23 @@ def arm_directions(point: FixedRankPoint, noise: Tensor) -> dict[str, Tensor]:
     return {arm: _unit_in(point, arm, noise) for arm in ARMS}
 
 
+def arm_stack(point: FixedRankPoint, noise: Tensor) -> Tensor:
+    """Several directions per arm, see `arm_directions`.
+
+    Args:
+        point: B points.
+        noise: (B, draws, n, m).
+
+    Returns:
+        (B, arms, draws, n, m), in the order of `ARMS`; NaN as there.
+
+    Raises:
+        ConfigError: as `arm_directions`.
+    """
+    draws = [torch.stack([*arm_directions(point, each).values()], dim=1) for each in noise.unbind(1)]
+    return torch.stack(draws, dim=2)
+
+
 def rank_one_normal(point: FixedRankPoint, noise: Tensor) -> Tensor:
     """A direction abᵀ of unit norm in the normal block: Y + δabᵀ has rank r + 1 where Y has rank r.
 

@@ -25,6 +25,7 @@ from iredinterp.panels import (
     framed,
     level_axis,
     level_curve,
+    model_and_optimum,
     one_model,
     optimum_curve,
     optimum_handle,
@@ -74,7 +75,7 @@ def figure_arms(
         title: of the figure.
         note: a line below the title.
     """
-    table, best = _model_and_optimum(tables)
+    table, best = model_and_optimum(tables, POINTS)
     radii = sorted(_of_metric(table, "scaled_change")["index"].unique().to_pylist())
     figure, (axes,) = panel_grid(1, len(radii) + 1, 2.9, 2.5)
     for ax, index in zip(axes, radii, strict=False):
@@ -116,7 +117,7 @@ def figure_effect(tables: Mapping[str, pa.Table], title: str = "", note: str = "
         title: of the figure.
         note: a line below the title.
     """
-    table, _ = _model_and_optimum(tables)
+    table, _ = model_and_optimum(tables, POINTS)
     figure, (axes,) = panel_grid(1, 2, 3.6, 2.6)
     names = list(tables)
     for place, name in enumerate(names):
@@ -153,7 +154,7 @@ def figure_correlation(
         title: of the figure.
         note: a line below the title.
     """
-    table, best = _model_and_optimum(tables)
+    table, best = model_and_optimum(tables, POINTS)
     figure, (axes,) = panel_grid(1, 3, 3.0, 2.6)
     sharp = _isotropic(displacements)
     colors = axes[0].scatter(
@@ -227,11 +228,6 @@ def _draw_path(ax: Axes, table: pa.Table, path: str) -> None:
         )
         relative = energies.div(energies[0], axis=0).median()
         ax.plot(relative.index / relative.index.max(), relative, color=level_color(t, len(levels)))
-
-
-def _model_and_optimum(tables: Mapping[str, pa.Table]) -> tuple[pa.Table, pa.Table | None]:
-    best = tables.get("oracle")
-    return one_model(tables["trained"], POINTS), best and one_model(best, POINTS)
 
 
 def _of_metric(table: pa.Table, metric: str) -> pa.Table:

@@ -14,7 +14,7 @@ from torch import Tensor
 from iredinterp.energy import Energy, map_chunks
 from iredinterp.geometry.fixed_rank import FixedRankPoint
 from iredinterp.geometry.paths import path_length, straight_path, subspace_geodesic_path
-from iredinterp.geometry.perturb import arm_directions, swapped_directions
+from iredinterp.geometry.perturb import arm_stack, swapped_directions
 from iredinterp.geometry.subspace import grassmann_distance
 from iredinterp.points import normal_draws, reference_matrices
 from iredinterp.tables import tensor_column
@@ -33,7 +33,7 @@ class Answers:
         Y: y*, (P, n, m) float64.
         reference: matrices whose leading subspaces are meant, (P, n, m).
         point: those of rank r.
-        arms: (P, arms, draws, n, m), unit directions in the order of `ARMS`; zero without a gap.
+        arms: (P, arms, draws, n, m), unit directions; zero without a gap.
         isotropic: (P, perturbations, n, m), displacements in units of σ_t√d.
         other: the answer of another problem, (P, n, m).
     """
@@ -83,20 +83,10 @@ class Answers:
             Y.double()[rows].to(energy.device),
             reference,
             point,
-            unit_arms(point, noise),
+            arm_stack(point, noise).nan_to_num(),
             radius * isotropic / torch.linalg.matrix_norm(isotropic, keepdim=True),
             Y.double()[(rows + 1) % problems.num_rows].to(energy.device),
         )
-
-
-def unit_arms(point: FixedRankPoint, noise: Tensor) -> Tensor:
-    """Directions of every arm from standard normal noise (P, draws, n, m); zero without a gap.
-
-    Returns:
-        (P, arms, draws, n, m), in the order of `ARMS`.
-    """
-    draws = [torch.stack([*arm_directions(point, each).values()], dim=1) for each in noise.unbind(1)]
-    return torch.stack(draws, dim=2).nan_to_num()
 
 
 @dataclass(frozen=True)

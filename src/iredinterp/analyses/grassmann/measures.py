@@ -11,13 +11,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from iredinterp.analyses.grassmann.level import Answers, Displaced, Level, Path, unit_arms
+from iredinterp.analyses.grassmann.level import Answers, Displaced, Level, Path
 from iredinterp.analyses.grassmann.ranks import kendall, partial_correlation, spearman
 from iredinterp.energy import Energy
 from iredinterp.errors import ConfigError
 from iredinterp.geometry.fixed_rank import FixedRankPoint
 from iredinterp.geometry.paths import barrier
-from iredinterp.geometry.perturb import ARMS
+from iredinterp.geometry.perturb import ARMS, arm_stack
 from iredinterp.geometry.subspace import grassmann_distance
 from iredinterp.points import point_keys, reference_rank
 from iredinterp.tables import Metric, tidy
@@ -149,7 +149,7 @@ class GrassmannianAnalyzer:
         point = FixedRankPoint.from_matrix(Y, self.rank)
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(len(Y), draws, *point.shape, generator=generator, dtype=torch.float64).to(Y)
-        answers = Answers(range(len(Y)), x, Y, Y, point, unit_arms(point, noise), Y[:, None], Y)
+        answers = Answers(range(len(Y)), x, Y, Y, point, arm_stack(point, noise).nan_to_num(), Y[:, None], Y)
         found = Level(self.energy, answers, t, CHUNK).arms([radius]).even.mean(2).squeeze(-1)
         return dict(zip(ARMS, found.unbind(1), strict=True))
 

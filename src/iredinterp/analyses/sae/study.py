@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-import torch.nn.functional as F
 from scipy.stats import rankdata
 from torch import Tensor
 
@@ -51,10 +50,18 @@ NO_MATCH = "fewer than two training seeds, or no latent in use"
 UNUSED = "the latent is never in use"
 
 
-class SparseDictionary(Protocol):
-    """Planted atoms."""
+class Run(NamedTuple):
+    """Which autoencoder, or dictionary, a row is about.
 
-    atoms: Tensor
+    Attributes:
+        data: "real", one of `NULL_DATA`, or one of `DICTIONARIES` on the real vectors.
+        k: its sparsity.
+        seed: of its training; None where nothing was trained.
+    """
+
+    data: str
+    k: float
+    seed: int | None
 
 
 @dataclass(frozen=True)
@@ -135,7 +142,7 @@ def study(
         raise ConfigError(f"sae.fields: found {field!r}; use one of {', '.join(FIELDS)}")
     generator = torch.Generator().manual_seed(seed)
     point_kind = "q_sample" if field in ("gradient", "error") else "trajectory"
-    report = _Report(keys, sigma, point_kind, field, recipe.sparsities[0], seeds[0])
+    report = _Report(keys, sigma, point_kind, field, Run(REAL, recipe.sparsities[0], seeds[0]))
     trainer = _trained(recipe, seeds, vectors, vectors.values)
     autoencoders = trainer.autoencoders()
     first = autoencoders[seeds[0], recipe.sparsities[0]]
@@ -265,26 +272,32 @@ def export(found: Study, folder: str | Path, keys: Mapping[str, object]) -> None
 
 
 def recovery_table(
-    dictionary: SparseDictionary, x: Tensor, keys: Mapping[str, object], recipe: SAERecipe, seed: int
+    score: Callable[[Tensor], float],
+    x: Tensor,
+    levels: int,
+    keys: Mapping[str, object],
+    recipe: SAERecipe,
+    seed: int,
 ) -> pa.Table:
-    """How exactly autoencoders find planted atoms, trained as on a gradient field of ten levels.
+    """How exactly autoencoders find planted atoms, trained as on a gradient field.
 
     Args:
-        dictionary: the truth.
-        x: (N, d), its vectors.
+        score: of found atoms (m, d): 1 where every planted one is among them,
+            `iredinterp.truth.dictionary.mmcs` for example.
+        x: (N, d), vectors of the planted law.
+        levels: of the field.
         keys: columns of the row.
         recipe: of the training.
         seed: of the training.
 
     Returns:
-        dictionary_recovery_error: 1 − mean over planted atoms of the largest cosine with a trained one.
+        dictionary_recovery_error: 1 − score.
     """
     index = torch.arange(len(x))
-    trainer = SAETrainer(recipe, (seed,), x, index % 10, index // 10)
+    trainer = SAETrainer(recipe, (seed,), x, index % levels, index // levels)
     trainer.run()
     (found,) = trainer.autoencoders().values()
-    cosines = F.normalize(dictionary.atoms, dim=1) @ F.normalize(found.W_dec, dim=1).mT
-    error = 1 - cosines.amax(1).double().mean(0, keepdim=True)
+    error = torch.tensor([1 - score(found.W_dec)], dtype=torch.float64)
     columns = {name: pa.array([value], pa.string()) for name, value in keys.items()}
     return tidy(pa.table(columns), [Metric("dictionary_recovery_error", error)])
 
@@ -319,8 +332,7 @@ class _Report:
     sigma: Tensor
     point_kind: str
     field: str
-    k: float
-    seed: int
+    reported: Run
 
     def frontier(self, data: str, trainer: SAETrainer) -> pa.Table:
         history = trainer.history()
@@ -336,16 +348,16 @@ class _Report:
         for (k, seed), part in rows.groupby(["k", "seed"]):
             values = part.set_index("metric")["value"].astype(float)
             found = {"FVU": values["FVU"], "L0": values["L0"], "alive": 1 - values["dead"]}
-            tables.append(self._one(found, data, k, seed))
+            tables.append(self._one(found, Run(data, k, seed)))
         return pa.concat_tables(tables)
 
     def features(self, looked: FeatureAnalyzer, generator: torch.Generator) -> Iterator[pa.Table]:
         density = (looked.codes != 0).double().mean(0)
-        yield tidy(self._keys(1), [Metric("density", density[None], self.field)])
+        yield tidy(self._keys(self.reported), [Metric("density", density[None], self.field)])
         structure, chance = looked.structure(generator)
         found = {name: float(values[looked.alive].nanmean()) for name, values in structure.items()}
         found |= {f"{name}_chance": value for name, value in chance.items()}
-        yield self._one(found, reason=UNUSED)
+        yield self._one(found, self.reported, UNUSED)
 
     def concepts(
         self, looked: FeatureAnalyzer, labels: Mapping[str, Tensor], permutations: int, seed: int
@@ -367,7 +379,7 @@ class _Report:
         sums = torch.zeros(cell.shape[1], dtype=torch.float64).index_add_(0, which, placed)
         counts = torch.zeros_like(sums).index_add_(0, which, torch.ones_like(placed))
         yield tidy(
-            self._keys(cell.shape[1], problem=cell[0], t=cell[1]),
+            self._keys(self.reported, *cell),
             [Metric("concept_auroc", sums / counts, self.field)],
         )
         columns = {
@@ -377,7 +389,7 @@ class _Report:
             "auroc_q": scores.q_value,
         }
         yield tidy(
-            self._keys(1),
+            self._keys(self.reported),
             [
                 Metric(name, column[index : index + 1], concept, PERMUTED)
                 for name, column in columns.items()
@@ -393,10 +405,11 @@ class _Report:
         generator: torch.Generator,
     ) -> Iterator[pa.Table]:
         if len(seeds) > 1:
-            second = autoencoders[seeds[1], self.k]
+            second = autoencoders[seeds[1], self.reported.k]
             other = FeatureAnalyzer(second, looked.x, looked.t, looked.problem, looked.shape)
             matching, chance = looked.match(other, generator)
-            yield self._one({"stability": matching.mean, "stability_chance": chance}, reason=NO_MATCH)
+            found = {"stability": matching.mean, "stability_chance": chance}
+            yield self._one(found, self.reported, NO_MATCH)
 
     def dictionaries(
         self, vectors: Vectors, recipe: SAERecipe, generator: torch.Generator
@@ -409,7 +422,7 @@ class _Report:
                 scaled = found.standardisation.apply(x, t)
                 left = fvu(scaled, found.standardisation.apply(found.decode(codes, t), t))
                 used = {"FVU": left, "L0": float(l0(codes).double().mean())}
-                yield self._one(used, name, k, None)
+                yield self._one(used, Run(name, k, None))
 
     def fidelity(
         self,
@@ -439,34 +452,16 @@ class _Report:
             value = torch.tensor([float("nan") if row["value"] is None else row["value"]])
             component = f"{row['place']}/{row['reconstruction']}"
             metrics.append(Metric(name, value.double(), component, row["reason"] or ""))
-        return tidy(self._keys(1), metrics)
+        return tidy(self._keys(self.reported), metrics)
 
-    def _one(
-        self,
-        values: Mapping[str, float],
-        data: str = REAL,
-        k: float | None = None,
-        seed: int | None = -1,
-        reason: str = "",
-    ) -> pa.Table:
-        keys = self._keys(1, data, k, seed)
-        return tidy(
-            keys,
-            [
-                Metric(name, torch.tensor([value], dtype=torch.float64), self.field, reason)
-                for name, value in values.items()
-            ],
-        )
+    def _one(self, values: Mapping[str, float], run: Run, reason: str = "") -> pa.Table:
+        numbers = {name: torch.tensor([value], dtype=torch.float64) for name, value in values.items()}
+        metrics = [Metric(name, number, self.field, reason) for name, number in numbers.items()]
+        return tidy(self._keys(run), metrics)
 
-    def _keys(
-        self,
-        count: int,
-        data: str = REAL,
-        k: float | None = None,
-        seed: int | None = -1,
-        problem: Tensor | None = None,
-        t: Tensor | None = None,
-    ) -> pa.Table:
+    def _keys(self, run: Run, problem: Tensor | None = None, t: Tensor | None = None) -> pa.Table:
+        """One row for all problems and levels, or one for each of those given."""
+        count = 1 if t is None else len(t)
         nothing = [None] * count
         columns = {name: pa.array([self.keys.get(name)] * count, kind) for name, kind in MODEL_KEYS.items()}
         columns |= {
@@ -474,9 +469,9 @@ class _Report:
             "t": pa.array(nothing if t is None else t.tolist(), pa.int32()),
             "sigma": pa.array(nothing if t is None else self.sigma[t].double().tolist(), pa.float64()),
             "point_kind": pa.array([self.point_kind] * count, pa.string()),
-            "data": pa.array([data] * count, pa.string()),
-            "k": pa.array([float(self.k if k is None else k)] * count, pa.float64()),
-            "sae_seed": pa.array([self.seed if seed == -1 else seed] * count, pa.int64()),
+            "data": pa.array([run.data] * count, pa.string()),
+            "k": pa.array([float(run.k)] * count, pa.float64()),
+            "sae_seed": pa.array([run.seed] * count, pa.int64()),
         }
         return pa.table(columns)
 

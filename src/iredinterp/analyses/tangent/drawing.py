@@ -24,7 +24,7 @@ from iredinterp.panels import (
     level_axis,
     level_curve,
     metric_rows,
-    one_model,
+    model_and_optimum,
     optimum_curve,
     optimum_handle,
     points_drawn,
@@ -67,7 +67,7 @@ def figure_ratios(
         note: a line below the title.
         point_kind: which points.
     """
-    table, best = _model_and_optimum(tables, point_kind)
+    table, best = model_and_optimum(tables, point_kind)
     if reason := _no_manifold(table):
         return _said(reason, title, note)
     present = set(pc.unique(table["metric"]).to_pylist())
@@ -127,7 +127,7 @@ def figure_shares(
         note: a line below the title.
         point_kind: which points.
     """
-    table, best = _model_and_optimum(tables, point_kind)
+    table, best = model_and_optimum(tables, point_kind)
     if reason := _no_manifold(table):
         return _said(reason, title, note)
     rows = {
@@ -177,7 +177,7 @@ def figure_conditions(
         note: a line below the title.
         point_kind: which points.
     """
-    table, _ = _model_and_optimum(tables, point_kind)
+    table, _ = model_and_optimum(tables, point_kind)
     if reason := _no_manifold(table):
         return _said(reason, title, note)
     figure, (axes,) = panel_grid(1, 2, 3.6, 2.6)
@@ -191,11 +191,6 @@ def figure_conditions(
     axes[0].set_ylabel("normal over tangent part")
     foot = f"medians over problems; {points_drawn(table, point_kind)}"
     return framed(figure, title, note, foot, condition_handles(tables))
-
-
-def _model_and_optimum(tables: Mapping[str, pa.Table], point_kind: str) -> tuple[pa.Table, pa.Table | None]:
-    best = tables.get("oracle")
-    return one_model(tables["trained"], point_kind), best and one_model(best, point_kind)
 
 
 def _no_manifold(table: pa.Table) -> str:
