@@ -124,6 +124,7 @@ def figure_density(frame: pd.DataFrame, title: str = "", note: str = "") -> Figu
         ax.hist(np.log10(used), bins=30, color=PALETTE["blue"])
         ax.set_title(f"{field}: {len(used)} of {len(density)} in use")
         ax.set_xlabel("log₁₀ share of vectors")
+        ax.locator_params(axis="x", nbins=5)
     axes[0].set_ylabel("latents")
     return framed(figure, title, note, "first training seed, first k")
 
