@@ -1,11 +1,13 @@
 """Sparse autoencoders: time per training step, and what is found of planted dictionaries.
 
 Step times are CPU seconds of one thread (wall seconds on a GPU), all methods of a table interleaved in one
-process in an order drawn anew per round, ratios within a round before their median. sae-lens takes part where
-it is importable; it is no dependency of this package, so give it an environment of its own:
+process in an order drawn anew per round, ratios within a round before their median. sae-lens and
+dictionary-learning take part where they are importable; they are no dependencies of this package, so give
+them an environment of their own (dictionary-learning does not import beside a torchvision for another torch):
 
     python -m venv ENV
-    ENV/bin/pip install sae-lens scikit-learn torch==2.13.0
+    ENV/bin/pip install sae-lens dictionary-learning "nnsight<0.4" scikit-learn torch==2.13.0
+    ENV/bin/pip uninstall torchvision
     PYTHONPATH=src ENV/bin/python benchmarks/sae.py
 
 The result is written to benchmarks/RESULTS.md.
@@ -72,7 +74,7 @@ def introduction(options) -> str:
 
 
 def step_section(options) -> str:
-    """One optimiser step of every activation, sparse, dense and by sae-lens."""
+    """One optimiser step of every activation, sparse, dense and by the other libraries that are there."""
     clock = time.process_time if options.device == "cpu" else synchronised_clock
     x = torch.randn(4 * BATCH, D, generator=torch.Generator().manual_seed(DATA_SEED))
     methods: dict[str, Callable[[], object]] = {}
@@ -86,6 +88,9 @@ def step_section(options) -> str:
             methods[f"{activation}, sae-lens {version('sae-lens')}"] = saelens_step(
                 activation, x, options.device
             )
+        if importlib.util.find_spec("dictionary_learning"):
+            name = f"{activation}, dictionary-learning {version('dictionary-learning')}"
+            methods[name] = dictionary_learning_step(activation, x, options.device)
     seconds = interleaved(methods, options.rounds, clock)
     lines = [
         f"### One step: batch {BATCH}, d = {D}, {WIDTH} latents, k = {K}, float32, white noise",
@@ -138,6 +143,26 @@ def saelens_step(activation: str, x: Tensor, device: str) -> Callable[[], object
     trainer = TheirTrainer(config, model, data_provider=iter(()))
     batches = itertools.cycle(x.to(device).split(BATCH))
     return lambda: trainer.step(next(batches))
+
+
+def dictionary_learning_step(activation: str, x: Tensor, device: str) -> Callable[[], object]:
+    """The same by the trainers of dictionary-learning."""
+    from dictionary_learning.trainers.batch_top_k import BatchTopKTrainer
+    from dictionary_learning.trainers.standard import StandardTrainer
+    from dictionary_learning.trainers.top_k import TopKTrainer
+
+    trainers = {
+        "relu_l1": (StandardTrainer, {"l1_penalty": L1}),
+        "topk": (TopKTrainer, {"k": K}),
+        "batchtopk": (BatchTopKTrainer, {"k": K}),
+    }
+    kind, sparsity = trainers[activation]
+    # It insists on the layer of a language model.
+    where = {"layer": 0, "lm_name": "none", "device": device}
+    trainer = kind(steps=ENDLESS, activation_dim=D, dict_size=WIDTH, lr=1e-3, **sparsity, **where)
+    batches = itertools.cycle(x.to(device).split(BATCH))
+    numbers = itertools.count()
+    return lambda: trainer.update(next(numbers), next(batches))
 
 
 def quality_section(options) -> str:

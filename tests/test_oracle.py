@@ -114,6 +114,28 @@ def test_points_of_another_shape_are_refused():
         oracle.gradient(x, y, 10)
 
 
+def test_matrices_that_no_inverse_law_draws_are_refused(generator):
+    oracle, problems, t, _, y = noised(DETERMINED[3], 5, generator)
+    with pytest.raises(TaskError, match=r"x: not all .* positive definite.*; give x drawn from the law"):
+        oracle.gradient(-problems.x, y, t)
+
+
+@pytest.mark.parametrize("spec", [DETERMINED[3], ProblemSpec("completion", 3)], ids=str)
+def test_the_gradient_alone_is_the_one_that_comes_with_the_energy(spec, generator):
+    oracle, problems, t, _, y = noised(spec, 10, generator)
+    assert torch.equal(oracle.gradient(problems.x, y, t), oracle.energy_and_gradient(problems.x, y, t)[1])
+
+
+@pytest.mark.parametrize("spec", [ProblemSpec("inverse", 4), ProblemSpec("inverse", 5, kappa=1000)], ids=str)
+def test_the_answer_undoes_the_problem(spec, generator):
+    oracle, problems, t, _, y = noised(spec, 20, generator)
+    s = oracle.schedule
+    answer = (y - s.sigma[t, None] * oracle.gradient(problems.x, y, t)) / s.sqrt_alphas_cumprod[t, None]
+    product = problems.x.unflatten(1, (spec.n, spec.n)) @ answer.unflatten(1, (spec.n, spec.n))
+    identity = torch.eye(spec.n) * problems.meta["x_scale"][:, None, None]
+    assert (product - identity).abs().max() < 1e-7
+
+
 def disturbed(generator, seed, spec=DETERMINED[3], count=400):
     gradient_rms = 0.02 + 0.1 * torch.rand(LEVELS, generator=generator, dtype=torch.float64)
     hessian_rms = 0.1 + torch.rand(LEVELS, generator=generator, dtype=torch.float64)

@@ -139,6 +139,12 @@ def test_vectors_do_not_depend_on_the_chunk(energy, problems, seed):
     torch.testing.assert_close(first, second, **CLOSE)
 
 
+def test_vectors_of_a_source_do_not_depend_on_the_other_sources_asked_for(energy, problems, seed):
+    together = collected(energy, problems, seed, draws=2)
+    for source in ("q_sample", "jump", "inner"):
+        assert collected(energy, problems, seed, draws=2, sources=[source]).equals(of(together, source))
+
+
 def test_float32_is_rounding_of_what_float64_computed(energy, problems, seed):
     wide, narrow = (collected(energy, problems, seed, dtype=kind) for kind in (torch.float64, torch.float32))
     assert tensor_column(narrow, "gradient").dtype == torch.float32

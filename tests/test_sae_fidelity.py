@@ -9,21 +9,15 @@ import torch
 
 from iredinterp.analyses.sae.fidelity import (
     PLACES,
-    ablated,
     descent_table,
-    feature_effects,
     fidelity_table,
-    latent_statistics,
     level_means,
-    matched_latents,
     original,
     random_directions,
-    steered,
     substituted,
     substitution_table,
     zero,
 )
-from iredinterp.analyses.sae.model import SparseAutoencoder, Standardisation
 from iredinterp.energy import MLPEnergy
 from iredinterp.errors import ConfigError
 from iredinterp.ired.sampler import sample
@@ -54,16 +48,6 @@ def problem(case, generator):
 @pytest.fixture
 def keys():
     return pa.table({"problem_id": pa.array(range(COUNT), pa.int32())})
-
-
-@pytest.fixture
-def autoencoder(generator):
-    """Untrained, per level, with unit atoms and b_dec and μ_t that are not zero."""
-    scale = torch.rand(10, generator=generator, dtype=torch.float64) + 0.5
-    standardisation = Standardisation(tuple(range(10)), normal(generator, 10, D), scale)
-    return SparseAutoencoder.random(
-        D, 20, generator, "abstopk", 4, normal(generator, D), standardisation, torch.float64
-    )
 
 
 def values(table, metric, **labels):
@@ -236,112 +220,6 @@ def test_first_order_descent_is_the_share_along_g(generator):
     assert math.isclose(found, float(squares[kept].sum() / squares.sum()), rel_tol=1e-12, abs_tol=1e-12)
     (found,) = values(table, "descent_positive", t=2, problem_id=1)
     assert math.isclose(found, float(kept.double().mean()), abs_tol=1e-12)
-
-
-def test_ablation_takes_away_exactly_what_the_latent_writes(autoencoder, generator):
-    g = normal(generator, 50, D)
-    for t in (0, 7):
-        codes = autoencoder.encode(g, t)
-        latent = int((codes != 0).sum(0).argmax())
-        expected = g - autoencoder.standardisation.scale[t] * torch.outer(
-            codes[:, latent], autoencoder.W_dec[latent]
-        )
-        torch.testing.assert_close(ablated(autoencoder, latent)(g, t), expected, rtol=1e-12, atol=1e-12)
-        # The same through the decoder, with the error of the reconstruction added back.
-        without = codes.clone()
-        without[:, latent] = 0
-        written = autoencoder.decode(without, t) - autoencoder.decode(codes, t)
-        torch.testing.assert_close(ablated(autoencoder, latent)(g, t), g + written, rtol=1e-10, atol=1e-10)
-
-
-def test_steering_adds_the_atom_and_controls_add_as_much(autoencoder, generator):
-    g = normal(generator, 20, D)
-    unit = torch.nn.functional.normalize(normal(generator, D), dim=0)
-    added = steered(autoencoder, 3, -1.5)(g, 4) - g
-    expected = -1.5 * autoencoder.standardisation.scale[4] * autoencoder.W_dec[3]
-    torch.testing.assert_close(added, expected.expand(20, -1), rtol=1e-10, atol=1e-12)
-    control = steered(autoencoder, 3, -1.5, unit)(g, 4) - g
-    torch.testing.assert_close(control, (-expected.norm() * unit).expand(20, -1), rtol=1e-10, atol=1e-12)
-    taken, control = (g - ablated(autoencoder, 3, u)(g, 4) for u in (None, unit))
-    torch.testing.assert_close(taken.norm(dim=1), control.norm(dim=1), rtol=1e-10, atol=1e-12)
-
-
-def silenced(autoencoder, latent):
-    """The same, but for a latent that nothing turns on."""
-    W_enc = autoencoder.W_enc.clone()
-    W_enc[latent] = 0
-    return SparseAutoencoder(
-        "abstopk",
-        W_enc,
-        autoencoder.b_enc,
-        autoencoder.W_dec,
-        autoencoder.b_dec,
-        autoencoder.k,
-        standardisation=autoencoder.standardisation,
-    )
-
-
-def test_ablating_a_latent_that_never_fires_changes_nothing(problem, autoencoder):
-    energy, x, _, init = problem
-    plain = substituted(energy, x, init, original, "both")
-    run = substituted(energy, x, init, ablated(silenced(autoencoder, 5), 5), "both")
-    for name, value in vars(plain).items():
-        assert torch.equal(getattr(run, name), value), name
-
-
-def test_latent_statistics_count_uses_and_average_their_size(autoencoder, generator):
-    g, t = normal(generator, 60, D), torch.arange(60) % 10
-    quiet = silenced(autoencoder, 5)
-    frequency, size = latent_statistics(quiet, g, t)
-    codes = torch.cat([quiet.encode(g[i : i + 1], int(t[i])) for i in range(60)])
-    for latent in range(20):
-        used = codes[:, latent][codes[:, latent] != 0].abs()
-        assert math.isclose(float(frequency[latent]), len(used) / 60)
-        assert (len(used) == 0 and size[latent].isnan()) or math.isclose(
-            float(size[latent]), float(used.mean()), rel_tol=1e-12
-        )
-    assert frequency[5] == 0
-
-
-def test_matched_latents_are_the_nearest_in_frequency_and_size():
-    frequency = torch.tensor([0.1, 0.11, 0.5, 0.1, 0.0, 0.09], dtype=torch.float64)
-    size = torch.tensor([1.0, 1.1, 1.0, 5.0, torch.nan, 1.0], dtype=torch.float64)
-    assert matched_latents(frequency, size, 0, 2).tolist() == [5, 1]
-    equal = torch.full((4,), 0.1, dtype=torch.float64)
-    assert matched_latents(equal, equal, 2, 3).tolist() == [0, 1, 3]
-    with pytest.raises(ConfigError, match="latent 4 is never in use"):
-        matched_latents(frequency, size, 4, 2)
-    with pytest.raises(ConfigError, match="5 matched latents asked for, but only 4 others are in use"):
-        matched_latents(frequency, size, 0, 5)
-
-
-def test_effects_are_those_of_the_single_runs_beside_their_controls(problem, autoencoder, keys, generator):
-    energy, x, answer, init = problem
-    g, t = normal(generator, 400, D), torch.arange(400) % 10
-    statistics = latent_statistics(autoencoder, g, t)
-    table = feature_effects(
-        energy, x, answer, init, autoencoder, [2], statistics, keys, generator, doses=[2.0], controls=2
-    )
-    assert len(table) == 2 * COUNT * 2 * (1 + 2 + 2)
-    (plain, out), (up,) = (
-        [substituted(energy, x, init, each, "both") for each in several]
-        for several in (
-            (original, ablated(autoencoder, 2)),
-            (steered(autoencoder, 2, 2 * float(statistics[1][2])),),
-        )
-    )
-    for run, intervention in ((out, "ablate"), (up, "steer")):
-        labels = {"role": "latent", "intervention": intervention, "latent": 2}
-        change = (run.final - answer).square().mean(1) - (plain.final - answer).square().mean(1)
-        np.testing.assert_allclose(values(table, "mse_change", **labels), change.numpy(), rtol=1e-12)
-        rates = run.accepted.double().mean((0, 1)) - plain.accepted.double().mean((0, 1))
-        np.testing.assert_allclose(values(table, "accept_change", **labels), rates.numpy(), atol=1e-12)
-    (nearest,) = matched_latents(*statistics, 2, 1).tolist()
-    run = substituted(energy, x, init, ablated(autoencoder, nearest), "both")
-    change = (run.final - answer).square().mean(1) - (plain.final - answer).square().mean(1)
-    found = values(table, "mse_change", role="matched", control=0, intervention="ablate")
-    np.testing.assert_allclose(found, change.numpy(), rtol=1e-12)
-    assert set(table["dose"].to_pylist()) == {None, 2.0}
 
 
 def test_baselines_have_the_mean_and_the_norm_they_promise(generator):

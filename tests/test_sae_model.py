@@ -16,10 +16,10 @@ from iredinterp.analyses.sae.model import (
 )
 from iredinterp.analyses.sae.sparse import (
     batch_top_k,
-    dense_reconstruction,
+    decoded,
     exceeds,
+    gradients,
     pre_activations,
-    sparse_reconstruction,
     top_k,
 )
 from iredinterp.errors import ConfigError
@@ -129,6 +129,24 @@ def test_standardised_vectors_have_mean_zero_and_mean_square_one_at_every_level(
     torch.testing.assert_close(standardisation.undo(z, t), x)
 
 
+def test_the_offset_is_the_distance_of_the_mean_from_zero_in_units_of_the_spread(generator):
+    # Values ±s about μ in every entry: the spread is s whatever the signs, and ‖μ‖/√d for μ = (m, …, m) is |m|.
+    means, spreads = (
+        torch.tensor([[-3.0], [0.5], [0.0]]).double(),
+        torch.tensor([[0.1], [2.0], [7.0]]).double(),
+    )
+    deviation = torch.tensor([1.0, -1.0]).repeat(10)[:, None] * torch.ones(4)
+    x = torch.cat([mean + spread * deviation for mean, spread in zip(means, spreads, strict=True)])
+    t = torch.arange(3).repeat_interleave(20)
+    shuffled = torch.randperm(60, generator=generator)
+    offset = Standardisation.fit(x[shuffled], t[shuffled]).offset
+    torch.testing.assert_close(offset, torch.tensor([30.0, 0.25, 0.0]).double())
+    # For all levels together, μ = Σμ_t/3 and s² is the mean square about it.
+    mean, square = float(means.mean()), float((means.square() + spreads.square()).mean())
+    (together,) = Standardisation.fit(x).offset
+    assert float(together) == pytest.approx(abs(mean) / (square - mean**2) ** 0.5)
+
+
 def test_signed_codes_are_odd_in_x_and_counted_by_l0(generator):
     entries = torch.randn(20, 9, generator=generator, dtype=torch.float64)
     codes = keep_largest(entries, 4, signed=True)
@@ -161,9 +179,11 @@ def best_pairs(entries, count, per_row):
 def test_active_latents_are_the_largest_positive_entries(shift, generator):
     entries = torch.randn(7, 10, generator=generator, dtype=torch.float64) + shift
 
-    def pairs(active):
-        assert torch.equal(active.rows, active.rows.sort().values)
-        return sorted(zip(active.rows.tolist(), active.latents.tolist(), strict=True))
+    def pairs(codes):
+        assert torch.equal(codes.rows, codes.rows.sort().values)
+        in_use = codes.values != 0
+        assert torch.equal(codes.used(), torch.tensor([j in codes.latents[in_use] for j in range(10)]))
+        return sorted(zip(codes.rows[in_use].tolist(), codes.latents[in_use].tolist(), strict=True))
 
     assert pairs(top_k(entries, 3)) == best_pairs(entries, 3, per_row=True)
     assert pairs(top_k(-entries.abs(), 3, signed=True)) == best_pairs(entries.abs(), 3, per_row=True)
@@ -171,11 +191,10 @@ def test_active_latents_are_the_largest_positive_entries(shift, generator):
         assert pairs(batch_top_k(entries, 2, guess)) == best_pairs(entries, 2, per_row=False)
 
 
-def leaves(generator, d=5, width=9):
+def weights(generator, d=5, width=9):
     shapes = {"W_enc": (width, d), "b_enc": (width,), "W_dec": (width, d), "b_dec": (d,)}
     return {
-        name: torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
-        for name, shape in shapes.items()
+        name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()
     }
 
 
@@ -187,42 +206,57 @@ SELECTIONS = {
 }
 
 
+def of_dense_products(parameters, x, in_use, weight):
+    """The product z W_dec for the latents in use (B, m), and a smooth function of it."""
+    entries = (x - parameters["b_dec"]) @ parameters["W_enc"].mT + parameters["b_enc"]
+    sums = (in_use * entries) @ parameters["W_dec"]
+    return sums, (weight * sums).sum() + sums.square().sum()
+
+
+def chosen(select, parameters, x):
+    centred = x - parameters["b_dec"]
+    codes = select(pre_activations(parameters, centred))
+    return centred, codes, codes.dense() != 0
+
+
 @pytest.mark.parametrize("name", SELECTIONS)
-def test_the_sparse_path_equals_the_dense_one_in_values_and_gradients(name, generator):
-    parameters = leaves(generator)
+def test_gathered_sums_and_gradients_equal_those_of_dense_products(name, generator):
+    parameters = weights(generator)
     x, weight = torch.randn(2, 8, 5, generator=generator, dtype=torch.float64)
-    entries = pre_activations(parameters, x).detach()
-    active = SELECTIONS[name](entries)
-    coefficients = torch.randn(len(active.rows), generator=generator, dtype=torch.float64)
-    results = []
-    for reconstruct, extra in ((dense_reconstruction, ()), (sparse_reconstruction, (entries,))):
-        values, reconstruction = reconstruct(parameters, x, active, *extra)
-        loss = (weight * reconstruction).sum() + reconstruction.square().sum() + (coefficients * values).sum()
-        results.append((values, reconstruction, *torch.autograd.grad(loss, list(parameters.values()))))
-    torch.testing.assert_close(results[0], results[1])
+    centred, codes, in_use = chosen(SELECTIONS[name], parameters, x)
+    assert in_use.any() == (name != "nothing")
+    leaves = {key: value.clone().requires_grad_() for key, value in parameters.items()}
+    sums, loss = of_dense_products(leaves, x, in_use, weight)
+    loss.backward()
+    torch.testing.assert_close(decoded(parameters["W_dec"], codes), sums.detach())
+    found = gradients(parameters, centred, codes, weight + 2 * sums.detach())
+    assert found.keys() == leaves.keys()
+    for key, leaf in leaves.items():
+        torch.testing.assert_close(found[key], leaf.grad)
 
 
-def test_the_sparse_path_has_the_gradient_of_finite_differences(generator):
-    parameters = leaves(generator)
-    x = torch.randn(8, 5, generator=generator, dtype=torch.float64)
-    active = top_k(pre_activations(parameters, x).detach(), 2)
+def test_gradients_are_those_of_finite_differences(generator):
+    parameters = weights(generator)
+    x, weight = torch.randn(2, 8, 5, generator=generator, dtype=torch.float64)
+    centred, codes, in_use = chosen(SELECTIONS["topk"], parameters, x)
+    slope = weight + 2 * decoded(parameters["W_dec"], codes)
+    found = gradients(parameters, centred, codes, slope)
+    for name, value in parameters.items():
+        direction = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        ends = [
+            of_dense_products({**parameters, name: value + h * direction}, x, in_use, weight)[1]
+            for h in (1e-5, -1e-5)
+        ]
+        difference = float(ends[0] - ends[1]) / 2e-5
+        assert difference == pytest.approx(float((found[name] * direction).sum()), rel=1e-5, abs=1e-5)
 
-    def loss(*values):
-        named = dict(zip(parameters, values, strict=True))
-        entries = pre_activations(named, x).detach()
-        return sparse_reconstruction(named, x, active, entries)[1].square().sum()
 
-    assert torch.autograd.gradcheck(loss, tuple(parameters.values()))
-
-
-def test_reconstruction_in_training_equals_that_of_the_trained_model(generator):
+def test_codes_in_training_are_those_of_the_trained_model(generator):
     sae = random_autoencoder("topk", generator)
     x = torch.randn(8, 6, generator=generator, dtype=torch.float64)
-    entries = pre_activations(sae.parameters, x)
-    active = top_k(entries, 3)
-    values, reconstruction = sparse_reconstruction(sae.parameters, x, active, entries)
-    torch.testing.assert_close(active.dense(values), sae.encode(x))
-    torch.testing.assert_close(reconstruction, sae(x))
+    _, codes, _ = chosen(lambda entries: top_k(entries, 3), sae.parameters, x)
+    torch.testing.assert_close(codes.dense(), sae.encode(x))
+    torch.testing.assert_close(decoded(sae.W_dec, codes) + sae.b_dec, sae(x))
 
 
 def test_the_slope_of_a_step_in_its_threshold_is_minus_the_density_near_it(generator):

@@ -11,14 +11,16 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from iredinterp.analyses.sae.collection import Vectors, gradient_batches, read_vectors
+from iredinterp.analyses.sae.concepts import placements
 from iredinterp.analyses.sae.drawing import figures
 from iredinterp.analyses.sae.interop import load_saelens
+from iredinterp.analyses.sae.labels import problem_labels
 from iredinterp.analyses.sae.study import (
     FIELDS,
-    concept_labels,
+    NULLS,
+    Plan,
     export,
     field_problems,
-    placements,
     recipe_of,
     recovery_table,
     study,
@@ -76,7 +78,7 @@ def test_placements_average_to_the_area_under_the_curve_over_either_class(genera
 
 
 def test_labels_are_those_of_the_matrices_and_none_is_constant_or_repeated(problems):
-    labels = concept_labels(problems)
+    labels = problem_labels(problems)
     Y = torch.from_numpy(np.stack(problems["signal"].to_numpy())).reshape(-1, 3, 3)
     for i in range(3):
         name = f"row {i + 1} is largest"
@@ -89,7 +91,7 @@ def test_labels_are_those_of_the_matrices_and_none_is_constant_or_repeated(probl
 
 
 def test_a_latent_that_knows_a_concept_is_found_and_white_noise_knows_none(problems, generator):
-    labels = concept_labels(problems)
+    labels = problem_labels(problems)
     noise = torch.randn(COUNT * LEVELS, 9, generator=generator)
     known = noise.clone()
     axes = torch.eye(9)
@@ -97,14 +99,13 @@ def test_a_latent_that_knows_a_concept_is_found_and_white_noise_knows_none(probl
         known += 12 * label.repeat_interleave(LEVELS)[:, None] * axes[axis % 9]
     results = {}
     for name, values in (("known", known), ("noise", noise)):
-        table = study(
-            vectors_of(values), problems, KEYS, SIGMA, "gradient", recipe=RECIPE, controls=False
-        ).metrics
+        table = study(vectors_of(values), problems, KEYS, SIGMA, "gradient", recipe=RECIPE).metrics
         rows = found(table, "concept_auroc", "gradient")
         assert len(rows) == COUNT * LEVELS
         results[name] = rows["value"].mean()
-        means = found(table, "auroc")["value"].mean()
+        means = found(table, "auroc").query("component in @labels")["value"].mean()
         assert rows["value"].mean() == pytest.approx(means, abs=0.05)
+        assert found(table, "auroc_mean")["value"].item() == pytest.approx(means, abs=1e-9)
     assert results["known"] > 0.65
     assert abs(results["noise"] - 0.5) < 0.08
 
@@ -121,10 +122,8 @@ def run(tmp_path_factory, problems):
     for field in ("gradient", "run"):
         column, sources = FIELDS[field]
         vectors = read_vectors(path, column, sources)
-        landscape = energy if field == "run" else None
-        found[field] = study(
-            vectors, problems, KEYS, SIGMA, field, recipe=RECIPE, seeds=(0, 1), energy=landscape, fidelity=8
-        )
+        plan = Plan(seeds=(0, 1), nulls=NULLS, probes=(1, 2), effects=2)
+        found[field] = study(vectors, problems, KEYS, SIGMA, field, recipe=RECIPE, plan=plan, energy=energy)
     return found
 
 
@@ -132,9 +131,12 @@ def test_null_data_and_dictionaries_have_the_same_rows_as_the_real_ones(run):
     for one in run.values():
         frontier = found(one.metrics, "FVU")
         counts = frontier.groupby("data").size().to_dict()
-        assert counts == {"real": 4, "gaussian": 2, "shuffled": 2, "pca": 2, "samples": 2, "random": 2}
+        assert counts == {"real": 4, "gaussian": 4, "shuffled": 4, "frozen": 4} | dict.fromkeys(NULLS[3:], 2)
         assert frontier["value"].between(0, 1.2).all()
         assert (found(one.metrics, "L0").groupby("k")["value"].max() < 4.5).all()
+        for metric in ("auroc_mean", "effective_rank", "monosemanticity"):
+            assert set(found(one.metrics, metric)["data"]) == {"real", *NULLS}
+        assert set(found(one.metrics, "stability")["data"]) == {"real", "gaussian", "shuffled", "frozen"}
 
 
 def test_the_table_is_written_and_says_which_seed_and_field_a_row_is_of(run, tmp_path):

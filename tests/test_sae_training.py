@@ -112,7 +112,7 @@ def test_one_step_of_topk_is_adam_on_the_gradient_of_the_loss(dense, dead_after,
     )
     trainer = SAETrainer(recipe, [seed], x.double(), dense=dense)
     before = trainer.autoencoders()[seed, 1]
-    batch = before.standardisation.apply(x.double()[trainer._training], 0)
+    batch = before.standardisation.apply(x.double()[trainer.training], 0)
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in before.parameters.items()}
     entries = ((batch - leaves["b_dec"]) @ leaves["W_enc"].mT + leaves["b_enc"]).relu()
     kept = (entries > 0) & (entries == entries.amax(1, keepdim=True))
@@ -137,6 +137,43 @@ def test_one_step_of_topk_is_adam_on_the_gradient_of_the_loss(dense, dead_after,
     torch.testing.assert_close(after.W_dec, expected, rtol=1e-6, atol=1e-7)
 
 
+FROZEN = {
+    "topk": {},
+    "batchtopk": {},
+    "abstopk": {},
+    "jumprelu": {},
+    "relu_l1": {"k": (), "l1": (0.5, 1.0)},
+}
+
+
+@pytest.mark.parametrize("activation", FROZEN)
+@pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
+def test_frozen_atoms_stay_what_they_were_to_the_last_bit_and_the_rest_is_trained(activation, dense, seed):
+    data = vectors(seed)
+    recipe = replace(TINY, activation=activation, frozen_decoder=True, **FROZEN[activation])
+    trainer = SAETrainer(recipe, [seed], *data, dense=dense)
+    before = trainer.autoencoders()
+    trainer.run(every=6)
+    for key, after in trainer.autoencoders().items():
+        assert torch.equal(after.W_dec, before[key].W_dec)
+        for name in ("W_enc", "b_enc", "b_dec"):
+            assert not torch.equal(getattr(after, name), getattr(before[key], name)), name
+        if after.threshold is not None:
+            assert not torch.equal(after.threshold, before[key].threshold)
+    assert set(trainer.history()["step"].to_pylist()) == {6, 12}
+
+
+def test_frozen_atoms_do_not_change_what_the_first_step_does_to_the_rest(seed):
+    data = vectors(seed)
+    steps = [
+        trained(replace(TINY, steps=1, frozen_decoder=frozen), [seed], *data).autoencoders()[seed, 2]
+        for frozen in (False, True)
+    ]
+    for name in ("W_enc", "b_enc", "b_dec"):
+        assert torch.equal(*(getattr(sae, name) for sae in steps))
+    assert not torch.equal(steps[0].W_dec, steps[1].W_dec)
+
+
 def test_a_seed_trained_alone_equals_the_same_seed_beside_others(seed):
     data = vectors(seed)
     together = trained(TINY, [seed, seed + 1], *data).autoencoders()
@@ -146,10 +183,12 @@ def test_a_seed_trained_alone_equals_the_same_seed_beside_others(seed):
     assert not torch.equal(together[seed, 3].W_dec, together[seed + 1, 3].W_dec)
 
 
-@pytest.mark.parametrize("activation", ["batchtopk", "jumprelu"])
-def test_a_run_killed_and_resumed_equals_one_that_was_not(activation, tmp_path, seed):
+@pytest.mark.parametrize(
+    ("activation", "frozen"), [("batchtopk", False), ("jumprelu", False), ("batchtopk", True)]
+)
+def test_a_run_killed_and_resumed_equals_one_that_was_not(activation, frozen, tmp_path, seed):
     data, saved = vectors(seed), tmp_path / "state.safetensors"
-    recipe = replace(TINY, activation=activation)
+    recipe = replace(TINY, activation=activation, frozen_decoder=frozen)
     straight = SAETrainer(recipe, [seed, seed + 1], *data)
     straight.run(every=5)
 
@@ -191,12 +230,14 @@ def test_a_state_of_another_run_is_refused(change, tmp_path, seed):
 def test_no_problem_is_both_trained_and_validated_on(seed):
     x, t, problem = vectors(seed)
     trainer = SAETrainer(TINY, [seed], x, t, problem)
-    training = set(problem[trainer._training].tolist())
+    training = set(problem[trainer.training].tolist())
     held_out = set(range(30)) - training
     assert len(held_out) == 3
-    assert len(trainer._training) == 4 * len(training)
-    x_train = x[trainer._training]
-    expected = torch.stack([x_train[t[trainer._training] == level].mean(0) for level in range(3)])
+    assert set(problem[trainer.validation].tolist()) == held_out
+    assert torch.equal(torch.cat([trainer.training, trainer.validation]).sort().values, torch.arange(len(x)))
+    assert len(trainer.training) == 4 * len(training)
+    x_train = x[trainer.training]
+    expected = torch.stack([x_train[t[trainer.training] == level].mean(0) for level in range(3)])
     torch.testing.assert_close(trainer.standardisation.mean, expected)
 
 
@@ -210,7 +251,7 @@ def test_the_history_says_what_the_autoencoder_does_to_held_out_vectors(seed):
     assert set(rows["k"].to_pylist()) == {2, 3}
     assert rows["l1"].null_count == len(rows)
     held_out = torch.ones(len(x), dtype=torch.bool)
-    held_out[trainer._training] = False
+    held_out[trainer.training] = False
     sae = trainer.autoencoders()[seed, 2]
     for level in range(3):
         chosen = held_out & (t == level)
@@ -231,7 +272,7 @@ def test_every_vector_is_seen_once_per_epoch(seed):
     trainer.run()
     epochs = [torch.cat(seen[4 * epoch : 4 * epoch + 4]) for epoch in (0, 1)]
     for epoch in epochs:
-        assert torch.equal(epoch.sort().values, trainer._training.sort().values)
+        assert torch.equal(epoch.sort().values, trainer.training.sort().values)
     assert not torch.equal(*epochs)
 
 

@@ -39,6 +39,8 @@ rule sae_train:
         field=rules.sae_field.output,
     output:
         metrics="<results>/sae/{model}/{condition}/{field}/width-{width}/metrics.parquet",
+        examples="<results>/sae/{model}/{condition}/{field}/width-{width}/examples.parquet",
+        effects="<results>/sae/{model}/{condition}/{field}/width-{width}/effects.parquet",
         history="<results>/sae/{model}/{condition}/{field}/width-{width}/history.parquet",
         autoencoder=directory(
             "<results>/sae/{model}/{condition}/{field}/width-{width}/saelens"

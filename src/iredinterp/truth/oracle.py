@@ -117,6 +117,11 @@ class BayesOracle(ClosedFormEnergy):
         return self._hessian_and_error(x, y, t)[0].to(y.dtype)
 
     @torch.no_grad()
+    def gradient(self, x: Tensor, y: Tensor, t: Tensor | int) -> Tensor:
+        """∇_yE*, (B, d), without E*, which costs as much again and several times that where it is sampled."""
+        return self.gradient_formula(x, y, checked_levels(y, t, self.schedule))
+
+    @torch.no_grad()
     def hessian_and_error(self, x: Tensor, y: Tensor, t: Tensor | int) -> tuple[Tensor, Tensor]:
         """∇²_yE*, (B, d, d), and its Monte Carlo standard error in the Frobenius norm, (B,), both float64.
 
@@ -195,8 +200,15 @@ class PointPosterior:
             return x.unflatten(1, (2, -1)).sum(1)
         # y* = S⁻¹ for x = c S, with c = 1 in the official data.
         c = 1.0 if self.spec.kappa is None else INVERSE_INPUT_NORM / self.spec.kappa
-        inverse = c * torch.linalg.inv(x.unflatten(1, (self.spec.n, self.spec.n)))
-        return ((inverse + inverse.mT) / 2).flatten(1)
+        # Half the time of a general inverse at n = 20 (measured).
+        try:
+            factor = torch.linalg.cholesky(x.unflatten(1, (self.spec.n, self.spec.n)))
+        except torch.linalg.LinAlgError as error:
+            raise TaskError(
+                "x: not all matrices are positive definite, as those of every inverse law are; give x drawn "
+                "from the law of the oracle"
+            ) from error
+        return c * torch.cholesky_inverse(factor).flatten(1)
 
 
 def _posterior(spec: ProblemSpec, seed: int) -> Posterior:

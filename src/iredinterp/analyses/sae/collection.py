@@ -241,39 +241,30 @@ class _Block:
     """Some problems, each `draws` times; B of them in all."""
 
     energy: Energy
-    problem: Tensor
-    draw: Tensor
+    ids: Sequence[int]
+    draws: int
+    seed: int
     x: Tensor
     y_star: Tensor
-    noise: Tensor
-    first_state: Tensor
 
     @classmethod
     def of(cls, energy: Energy, problems: pa.Table, seed: int, draws: int) -> _Block:
-        ids = problems["problem_id"].to_pylist()
         x, y_star = (
             tensor_column(problems, name).flatten(1).to(energy.device, energy.dtype)
             for name in ("x", "y_star")
         )
-        sizes = {"q_sample": energy.schedule.levels * energy.dim_y, "first_state": energy.dim_y}
-        noise = {
-            use: normal_draws(seed, use, ids, draws, size).flatten(0, 1).to(x) for use, size in sizes.items()
-        }
+        ids = problems["problem_id"].to_pylist()
         return cls(
-            energy,
-            torch.tensor(ids).repeat_interleave(draws),
-            torch.arange(draws).repeat(len(ids)),
-            x.repeat_interleave(draws, 0),
-            y_star.repeat_interleave(draws, 0),
-            noise["q_sample"].unflatten(1, (-1, energy.dim_y)),
-            noise["first_state"],
+            energy, ids, draws, seed, x.repeat_interleave(draws, 0), y_star.repeat_interleave(draws, 0)
         )
 
     def asked(self, sources: Sequence[str]) -> Iterator[_Asked]:
         if "q_sample" in sources:
+            levels, size = self.energy.schedule.levels, self.energy.dim_y
+            noise = self._normal("q_sample", levels * size).unflatten(1, (levels, size))
             # Level by level, so that activations stay in cache.
-            for t in range(self.energy.schedule.levels):
-                y = q_sample(self.y_star, t, self.noise[:, t], self.energy.schedule)
+            for t in range(levels):
+                y = q_sample(self.y_star, t, noise[:, t], self.energy.schedule)
                 answered = (y, *self.energy.energy_and_gradient(self.x, y, t))
                 yield self._of("q_sample", t, [answered])
         if set(sources) - {"q_sample"}:
@@ -281,7 +272,7 @@ class _Block:
 
     def _run(self, sources: Sequence[str]) -> Iterator[_Asked]:
         recorder = _Recorder(self.energy)
-        run = sample(recorder, self.x, init=self.first_state)
+        run = sample(recorder, self.x, init=self._normal("first_state", self.energy.dim_y))
         per_level = len(recorder.asked) // len(run.levels)
         for index, t in enumerate(run.levels.tolist()):
             jump, *steps = recorder.asked[index * per_level : (index + 1) * per_level]
@@ -297,10 +288,15 @@ class _Block:
                 answered = (found.y, *self.energy.energy_and_gradient(self.x, found.y, t))
                 yield self._of("minimum", t, [answered], {"converged": found.converged})
 
+    def _normal(self, use: str, size: int) -> Tensor:
+        return normal_draws(self.seed, use, self.ids, self.draws, size).flatten(0, 1).to(self.x)
+
     def _of(self, source: str, t: int, asked: list[tuple[Tensor, ...]], labels=None) -> _Asked:
         y, values, gradients = (torch.cat(parts) for parts in zip(*asked, strict=True))
-        x, problem, draw = (torch.cat([value] * len(asked)) for value in (self.x, self.problem, self.draw))
+        problem = torch.tensor(self.ids).repeat_interleave(self.draws).repeat(len(asked))
+        draw = torch.arange(self.draws).repeat(len(self.ids) * len(asked))
         levels = torch.full((len(y),), t, device=y.device)
+        x = self.x.repeat(len(asked), 1)
         return _Asked(self.energy, source, x, y, levels, values, gradients, problem, draw, labels or {})
 
 

@@ -55,6 +55,28 @@ def auroc(scores: Tensor, labels: Tensor) -> Tensor:
     return (rank_sums - positives * (positives + 1) / 2) / (positives * negatives)
 
 
+def placements(scores: Tensor, positive: Tensor) -> Tensor:
+    """For each vector the share of vectors of the other class that it is on the right side of, ties half.
+
+    Args:
+        scores: (N,).
+        positive: (N,), boolean; both classes occur.
+
+    Returns:
+        (N,), whose mean over either class is the area under the ROC curve.
+
+    Source:
+        The structural components of DeLong, DeLong & Clarke-Pearson 1988.
+    """
+    rank = torch.from_numpy(rankdata(scores.numpy()))
+    found = torch.empty_like(rank)
+    for members, sign in ((positive, 1), (~positive, -1)):
+        within = torch.from_numpy(rankdata(scores[members].numpy()))
+        below = (rank[members] - within) / (~members).sum()
+        found[members] = below if sign > 0 else 1 - below
+    return found
+
+
 def half_of_problems(problem: Tensor, generator: torch.Generator) -> Tensor:
     """Rows of a random half of the problems.
 

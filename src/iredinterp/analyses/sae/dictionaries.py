@@ -26,6 +26,7 @@ from iredinterp.errors import ConfigError
 # before it by at least as much, so the normal equations, whose error is its square, stay solvable.
 PURSUIT_TOLERANCE = 1e-6
 PURSUIT_CHUNK = 4096
+REFIT_CHUNK = 64
 # Coefficient of ‖z‖₁ beside ½‖x − x̂‖² when a dictionary is learned.
 L1_WEIGHT = 1.0
 LEARNING_EPOCHS = 10
@@ -129,6 +130,30 @@ def sparse_codes(atoms: Tensor, x: Tensor, k: int) -> Tensor:
     gram = precise @ precise.mT
     codes = [_pursue(part.double(), precise, gram, k).to(x) for part in x.split(PURSUIT_CHUNK)]
     return torch.cat(codes)
+
+
+def refitted_codes(atoms: Tensor, x: Tensor, codes: Tensor) -> Tensor:
+    """The coefficients that write x best with the atoms that its codes use: what shrinkage costs.
+
+    Args:
+        atoms: (m, d).
+        x: (B, d).
+        codes: (B, m).
+
+    Returns:
+        (B, m), zero where `codes` are, of least norm where the atoms in use depend on each other.
+    """
+    precise = atoms.double()
+    used = codes != 0
+    refitted = torch.zeros_like(codes, dtype=torch.float64)
+    for rows in torch.arange(len(codes)).split(REFIT_CHUNK):
+        most = int(used[rows].sum(1).max())
+        support = used[rows].double().topk(most, dim=1).indices
+        taken = used[rows].gather(1, support)
+        chosen = precise[support] * taken.unsqueeze(2)
+        best = torch.linalg.pinv(chosen.mT) @ x[rows].double().unsqueeze(2)
+        refitted[rows] = refitted[rows].scatter(1, support, best.squeeze(2))
+    return refitted.to(codes)
 
 
 def _pursue(x: Tensor, atoms: Tensor, gram: Tensor, k: int) -> Tensor:

@@ -16,7 +16,6 @@ Source:
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -26,7 +25,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iredinterp.analyses.sae.model import SparseAutoencoder
 from iredinterp.energy import Energy
 from iredinterp.errors import ConfigError
 from iredinterp.ired.sampler import Trajectory, sample, unchanged
@@ -45,11 +43,6 @@ PLACES = {
 MEASURES = ("mse", "energy_excess", "displacement", "accept_rate")
 NO_GRADIENT = "the gradient is zero"
 UNRESOLVED = "the interval of M_zero − M_original contains zero: the sampler does not need this gradient"
-# Vectors encoded at a time.
-CHUNK = 4096
-# Of ln frequency and ln size, where latents do not differ in one of them.
-LEAST_SPREAD = 1e-9
-KEY_TYPES = {"latent": pa.int32(), "control": pa.int32(), "dose": pa.float64()}
 
 
 def original(g: Tensor, t: int) -> Tensor:
@@ -155,12 +148,12 @@ def substitution_table(
             run = substituted(energy, x, init, reconstruction, place)
             answers = run.final if answers is None else answers
             metrics = [
-                Metric("mse", _mse(run, y_star)),
+                Metric("mse", squared_error(run, y_star)),
                 Metric("energy_excess", _energy_excess(energy, x, y_star, run)),
                 Metric("displacement", (run.final - answers).norm(dim=-1)),
-                Metric("accept_rate", _accept_rate(run)),
+                Metric("accept_rate", accept_rate(run)),
             ]
-            tables.append(tidy(_keyed(keys, place=place, reconstruction=name), metrics))
+            tables.append(tidy(labelled(keys, place=place, reconstruction=name), metrics))
     return pa.concat_tables(tables)
 
 
@@ -204,7 +197,7 @@ def fidelity_table(
         if len(means) < 2:
             raise ConfigError(f"{len(means)} problem cannot be resampled; fidelity needs at least two")
         names = list(means.columns)
-        samples = _resampled_means(means.to_numpy(), resamples, seed)
+        samples = resampled_means(means.to_numpy(), resamples, seed)
         for name in names:
             picked = [names.index(each) for each in ("zero", name, "original")]
             keys.append({"place": place, "reconstruction": name})
@@ -239,177 +232,52 @@ def descent_table(
             whole = g[rows].square().sum(-1)
             ids, which = torch.unique(problem[rows], return_inverse=True)
             keys = pa.table({"problem_id": pa.array(ids.cpu().numpy()).cast(pa.int32())})
-            keys = keys.append_column("t", pa.repeat(pa.scalar(level, pa.int32()), len(ids)))
+            keys = labelled(keys, t=pa.scalar(level, pa.int32()), reconstruction=name)
             shares = {"descent_kept": (drop, whole), "descent_positive": (drop > 0, whole > 0)}
             metrics = [
                 Metric(share, _group_ratios(*pair, which, len(ids)), reason=NO_GRADIENT)
                 for share, pair in shares.items()
             ]
-            tables.append(tidy(_keyed(keys, reconstruction=name), metrics))
+            tables.append(tidy(keys, metrics))
     return pa.concat_tables(tables)
 
 
-def ablated(autoencoder: SparseAutoencoder, latent: int, direction: Tensor | None = None) -> Reconstruction:
-    """The gradient without the part that a latent writes, g − zᵢ·atomᵢ; what the autoencoder misses is kept.
-
-    Args:
-        autoencoder: whose latent.
-        latent: i.
-        direction: (d,), a unit vector; take as much away along it instead of along the atom.
-    """
-    atom = _atom(autoencoder, latent, direction)
-    return lambda g, t: g - autoencoder.encode(g, t)[:, [latent]] * atom(t)
-
-
-def steered(
-    autoencoder: SparseAutoencoder, latent: int, amount: float, direction: Tensor | None = None
-) -> Reconstruction:
-    """The gradient with a latent's code raised by `amount` everywhere, g + amount·atomᵢ.
-
-    Other arguments as in `ablated`.
-    """
-    atom = _atom(autoencoder, latent, direction)
-    return lambda g, t: g + amount * atom(t)
-
-
-def latent_statistics(autoencoder: SparseAutoencoder, g: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """How often each latent is in use, and the mean |zᵢ| when it is, NaN where it never is; both (m,).
-
-    Args:
-        autoencoder: whose latents.
-        g: (N, d).
-        t: (N,), levels.
-    """
-    used, total = (torch.zeros(autoencoder.width, dtype=torch.float64, device=g.device) for _ in range(2))
-    for level in torch.unique(t).tolist():
-        for rows in g[t == level].split(CHUNK):
-            codes = autoencoder.encode(rows, level)
-            used += (codes != 0).sum(0)
-            total += codes.abs().double().sum(0)
-    return used / len(g), total / used
-
-
-def matched_latents(frequency: Tensor, size: Tensor, latent: int, count: int) -> Tensor:
-    """The latents most like one in how often and how strongly they are in use, nearest first, (count,).
-
-    Nearness is measured in ln frequency and ln size, each in standard deviations over the latents in use.
-
-    Args:
-        frequency: (m,), as from `latent_statistics`.
-        size: (m,), likewise.
-        latent: which one; not among the results.
-        count: how many.
-
-    Raises:
-        ConfigError: the latent is never in use, or too few others are.
-    """
-    alive = (frequency > 0).nonzero().flatten()
-    if latent not in alive:
-        raise ConfigError(f"latent {latent} is never in use on these vectors; choose another one")
-    if len(alive) <= count:
-        raise ConfigError(f"{count} matched latents asked for, but only {len(alive) - 1} others are in use")
-    traits = torch.stack([frequency, size], 1).log()
-    distance = ((traits - traits[latent]) / traits[alive].std(0).clamp(min=LEAST_SPREAD)).norm(dim=1)
-    others = alive[alive != latent]
-    return others[distance[others].argsort(stable=True)[:count]]
-
-
-def feature_effects(
-    energy: Energy,
-    x: Tensor,
-    y_star: Tensor,
-    init: Tensor,
-    autoencoder: SparseAutoencoder,
-    latents: Sequence[int],
-    statistics: tuple[Tensor, Tensor],
-    keys: pa.Table,
-    generator: torch.Generator,
-    *,
-    doses: Sequence[float] = (-1.0, 1.0),
-    controls: int = 3,
-    place: str = "both",
-) -> pa.Table:
-    """What taking single latents away, or adding to them, does to each problem, and what controls do.
-
-    Controls of a latent are those nearest to it in frequency and size, and random directions. Ablating a
-    matched latent takes its own part away, ablating a random direction as much as the latent's atom carries;
-    steering adds a vector of the same length along the atom and along every control.
-
-    Args:
-        energy: the landscape.
-        x: (B, d_x).
-        y_star: (B, d).
-        init: (B, d), first states.
-        autoencoder: in the precision of the energy.
-        latents: which to study.
-        statistics: of the latents, from `latent_statistics`.
-        keys: B rows that name the problems.
-        generator: of the random directions.
-        doses: amounts to steer by, in units of the latent's mean |z| when in use.
-        controls: of either kind, per latent.
-        place: one of `PLACES`.
-
-    Returns:
-        A metric table keyed by `keys`, `latent`, `role` (latent, matched, random), `control` (its number, 0
-        for the latent), `intervention` (ablate, steer) and `dose` (null for ablate): `mse_change` and
-        `accept_change` against the run with the true gradient.
-
-    Raises:
-        ConfigError: as `matched_latents` and `substituted`.
-    """
-    frequency, size = statistics
-    baseline = substituted(energy, x, init, original, place)
-    tables = []
-    for latent in latents:
-        matched = matched_latents(frequency, size, latent, controls).tolist()
-        drawn = torch.randn(controls, autoencoder.d_in, generator=generator, dtype=torch.float64).to(x)
-        arms = [("latent", 0, ablated(autoencoder, latent), None)]
-        arms += [("matched", number, ablated(autoencoder, i), None) for number, i in enumerate(matched)]
-        directions = [("matched", n, F.normalize(autoencoder.W_dec[i], dim=0)) for n, i in enumerate(matched)]
-        random = [("random", n, direction) for n, direction in enumerate(F.normalize(drawn, dim=1))]
-        arms += [(role, n, ablated(autoencoder, latent, u), None) for role, n, u in random]
-        arms += [
-            (role, number, steered(autoencoder, latent, dose * float(size[latent]), u), dose)
-            for dose in doses
-            for role, number, u in [("latent", 0, None), *directions, *random]
-        ]
-        for role, number, changed, dose in arms:
-            run = substituted(energy, x, init, changed, place)
-            metrics = [
-                Metric("mse_change", _mse(run, y_star) - _mse(baseline, y_star)),
-                Metric("accept_change", _accept_rate(run) - _accept_rate(baseline)),
-            ]
-            labels = {"latent": latent, "role": role, "control": number}
-            labels |= {"intervention": "ablate" if dose is None else "steer", "dose": dose}
-            tables.append(tidy(_keyed(keys, **labels), metrics))
-    return pa.concat_tables(tables)
-
-
-def _mse(run: Trajectory, y_star: Tensor) -> Tensor:
+def squared_error(run: Trajectory, y_star: Tensor) -> Tensor:
+    """Of what the sampler returns, mean over entries, (B,)."""
     return (run.final - y_star).square().mean(-1)
 
 
-def _accept_rate(run: Trajectory) -> Tensor:
+def accept_rate(run: Trajectory) -> Tensor:
+    """Share of inner steps that did not raise E, (B,)."""
     return run.accepted.double().mean((0, 1))
+
+
+def labelled(keys: pa.Table, **labels: str | pa.Scalar) -> pa.Table:
+    """Keys with constant columns added."""
+    for name, value in labels.items():
+        keys = keys.append_column(name, pa.repeat(value, len(keys)))
+    return keys
+
+
+def resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Bootstrap means over problems; every column sees the same draws, so contrasts of columns are paired.
+
+    Args:
+        values: (P, k).
+        resamples: R, how often P problems are drawn with replacement.
+        seed: of the draws.
+
+    Returns:
+        (R, k).
+    """
+    count = len(values)
+    times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+    return times @ values / count
 
 
 def _energy_excess(energy: Energy, x: Tensor, y_star: Tensor, run: Trajectory) -> Tensor:
     right = energy.schedule.sqrt_alphas_cumprod[0] * y_star
     return energy.energy(x, run.final, 0) - energy.energy(x, right, 0)
-
-
-def _keyed(keys: pa.Table, **labels) -> pa.Table:
-    for name, value in labels.items():
-        column = pa.repeat(pa.scalar(value, KEY_TYPES.get(name, pa.string())), len(keys))
-        keys = keys.append_column(name, column)
-    return keys
-
-
-def _resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Means (resamples, k) of the columns of (P, k) over problems drawn with replacement."""
-    count = len(values)
-    times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
-    return times @ values / count
 
 
 def _fidelity(means: np.ndarray, samples: np.ndarray, level: float) -> tuple[float, float, float]:
@@ -430,14 +298,3 @@ def _group_ratios(part: Tensor, whole: Tensor, which: Tensor, count: int) -> Ten
     sums = part.new_zeros(2, count, dtype=torch.float64)
     top, bottom = sums.index_add(1, which, torch.stack([part, whole]).double())
     return top / bottom
-
-
-def _atom(autoencoder: SparseAutoencoder, latent: int, direction: Tensor | None) -> Callable[[int], Tensor]:
-    """What a unit of a latent's code adds to raw vectors of a level, or that length along a direction."""
-
-    @functools.cache
-    def at(t: int) -> Tensor:
-        atom = autoencoder.folded(t).W_dec[latent]
-        return atom if direction is None else atom.norm() * direction.to(atom)
-
-    return at

@@ -58,6 +58,17 @@ class Standardisation:
                 raise ConfigError(f"the vectors of {name} have zero variance; leave that level out")
         return cls(levels, torch.stack(means), torch.stack(scales))
 
+    @property
+    def offset(self) -> Tensor:
+        """How far the mean lies from 0 in units of the spread, ‖μ_t‖/(√d·s_t), (L,).
+
+        A large one kills latents in training, unless the vectors are centred.
+
+        Source:
+            arXiv:2605.31518.
+        """
+        return self.mean.square().mean(1).sqrt() / self.scale
+
     def apply(self, x: Tensor, t: Tensor | int | None = None) -> Tensor:
         """(x − μ_t)/s_t of (B, d) at levels (B,) or one level for all.
 

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
+from iredinterp.analyses.sae import report
+from iredinterp.analyses.sae.atoms import chance_structure
 from iredinterp.analyses.sae.collection import Vectors, read_vectors
-from iredinterp.analyses.sae.concepts import auroc, concept_scores, half_of_problems
-from iredinterp.analyses.sae.dictionaries import fit_dictionary
+from iredinterp.analyses.sae.dictionaries import METHODS, Dictionary, first_layer_atoms, fit_dictionary
+from iredinterp.analyses.sae.effects import SUMMARY_KEYS
+from iredinterp.analyses.sae.examples import examples_table
 from iredinterp.analyses.sae.features import FeatureAnalyzer
-from iredinterp.analyses.sae.fidelity import (
-    fidelity_table,
-    level_means,
-    random_directions,
-    substitution_table,
-)
 from iredinterp.analyses.sae.interop import save_saelens
-from iredinterp.analyses.sae.model import SparseAutoencoder, fvu, l0
+from iredinterp.analyses.sae.labels import Labels
+from iredinterp.analyses.sae.model import SparseAutoencoder
 from iredinterp.analyses.sae.nulls import gaussian_like, shuffled_coordinates
 from iredinterp.analyses.sae.training import SAERecipe, SAETrainer
-from iredinterp.energy import Energy
+from iredinterp.energy import Energy, MLPEnergy
 from iredinterp.errors import ConfigError
 from iredinterp.ired.tasks import ProblemSpec, draw_problems
-from iredinterp.points import MODEL_KEYS, normal_draws, problems_table, reference_matrices
-from iredinterp.tables import Metric, tensor_column, tidy
+from iredinterp.points import MODEL_KEYS, problems_table
+from iredinterp.tables import Metric, tensor_column, tidy, write_table
 
 # What can be looked at, never mixed: a column of the collected vectors, and where they were taken.
 FIELDS = {
@@ -41,20 +37,24 @@ FIELDS = {
     "run": ("gradient", ("jump", "inner")),
 }
 REAL = "real"
+# Trained like the real one: on data without features, or with random atoms that stay as they are.
 NULL_DATA = {"gaussian": gaussian_like, "shuffled": shuffled_coordinates}
-DICTIONARIES = ("pca", "samples", "random")
-# A label that varies by less than this over problems, relative to its size, is the same for all.
-CONSTANT = 1e-9
-PERMUTED = "labels or latents that do not tell the halves of the problems apart"
-NO_MATCH = "fewer than two training seeds, or no latent in use"
-UNUSED = "the latent is never in use"
+FROZEN = "frozen"
+# The network's own atoms.
+FIRST_LAYER = "first_layer"
+NULLS = (*NULL_DATA, FROZEN, *METHODS, FIRST_LAYER)
+# Latents whose examples are kept: those in most use.
+EXAMPLES = 64
+NO_EFFECTS = tidy(SUMMARY_KEYS.empty_table(), [Metric("mse_change", torch.empty(0))])
+
+Progress = Callable[..., Iterable]
 
 
 class Run(NamedTuple):
     """Which autoencoder, or dictionary, a row is about.
 
     Attributes:
-        data: "real", one of `NULL_DATA`, or one of `DICTIONARIES` on the real vectors.
+        data: "real" or one of `NULLS`.
         k: its sparsity.
         seed: of its training; None where nothing was trained.
     """
@@ -65,16 +65,58 @@ class Run(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Plan:
+    """How much is asked of one study.
+
+    Attributes:
+        seeds: of training; the first is the one reported on, the others it is matched with.
+        nulls: of `NULLS`; first_layer is left out where the energy is not a network's.
+        permutations: of labels.
+        probes: numbers of latents that probes may use; none are fitted if empty.
+        described: vectors that latents are described on, at most, whole problems of them.
+        fidelity: held-out problems on which reconstructions are put into the sampler, at most.
+        effects: latents that are taken away and added to there.
+        seed: of everything drawn but the training.
+    """
+
+    seeds: tuple[int, ...] = (0,)
+    nulls: tuple[str, ...] = ()
+    permutations: int = 20
+    probes: tuple[int, ...] = ()
+    described: int = 50_000
+    fidelity: int = 64
+    effects: int = 0
+    seed: int = 0
+
+    def __post_init__(self):
+        if unknown := set(self.nulls) - set(NULLS):
+            raise ConfigError(f"sae.nulls: unknown null {min(unknown)!r}; use some of {', '.join(NULLS)}")
+
+    @classmethod
+    def of(cls, settings: Mapping[str, object], full: bool) -> Plan:
+        """From section `sae` of a configuration; if not `full`, without nulls, further seeds and probes."""
+        wanted = {name: settings[name] for name in ("permutations", "described", "fidelity", "seed")}
+        if not full:
+            return cls(tuple(settings["seeds"][:1]), **wanted)
+        several = {name: tuple(settings[name]) for name in ("seeds", "nulls", "probes")}
+        return cls(**several, **wanted, effects=settings["effects"])
+
+
+@dataclass(frozen=True)
 class Study:
     """What one run of EXP-003 found.
 
     Attributes:
         metrics: long and tidy, see `study`.
+        examples: of the latents in most use, see `examples_table`.
+        effects: of single latents, see `effect_summary`; empty if the sampler was not asked.
         history: of the training on the real vectors, see `SAETrainer.history`.
         autoencoders: those, by seed and k.
     """
 
     metrics: pa.Table
+    examples: pa.Table
+    effects: pa.Table
     history: pa.Table
     autoencoders: dict[tuple[int, float], SparseAutoencoder]
 
@@ -92,12 +134,10 @@ def study(
     field: str,
     *,
     recipe: SAERecipe,
-    seeds: Sequence[int] = (0,),
-    permutations: int = 20,
-    controls: bool = True,
-    seed: int = 0,
+    plan: Plan = Plan(),
     energy: Energy | None = None,
-    fidelity: int = 64,
+    saved: str | Path | None = None,
+    progress: Progress = lambda steps, description, total: steps,
 ) -> Study:
     """Train autoencoders on one field and say what their latents are worth.
 
@@ -111,92 +151,95 @@ def study(
         sigma: σ_t, (K,).
         field: one of `FIELDS`; the component of what hypotheses speak of.
         recipe: of the training.
-        seeds: training seeds.
-        permutations: of labels, for the null of concept scores.
-        controls: train on null data and fit dictionaries too, and compare seeds.
-        seed: of everything drawn but the training.
-        energy: the landscape, to put reconstructions into its sampler; left out if not given.
-        fidelity: problems of that.
+        plan: what is asked beside it.
+        energy: the landscape, whose sampler reconstructions are put into if the field is that of its runs.
+        saved: folder of running states, see `SAETrainer.run`; the caller deletes it once the results are
+            safe.
+        progress: as in `SAETrainer.run`.
 
     Returns:
         Metrics keyed by the model keys, problem_id, t, sigma, point_kind "q_sample" or "trajectory", data
-        ("real", "gaussian", "shuffled", or a dictionary), k and sae_seed; null where a key does not apply.
+        ("real" or one of `NULLS`), k and sae_seed; null where a key does not apply. Component the field:
 
-        * concept_auroc, component the field: mean over concepts of how well the best latent, chosen with its
-          sign on other problems, tells each vector from those of the other class; its mean over vectors is
-          the area under the ROC curve (components of DeLong et al. 1988). One row per problem and level.
-        * auroc, auroc_selected, auroc_permuted, auroc_q, component the concept: area on problems that did
-          not choose the latent; on those that did, biased upwards; mean over permuted labels; q-value.
-        * FVU, L0, alive, of held-out problems, in standardised units.
-        * stability, stability_chance: mean cosine of latents in use, matched between two seeds; of random
-          dictionaries of their sizes.
-        * effective_rank, rank_one_share, … and …_chance: mean over latents in use of
-          `iredinterp.analyses.sae.atoms.atom_structure`, and of random directions.
-        * density, index the latent: share of vectors that use it.
-        * fidelity_mse, component place/reconstruction, with _low and _high: see `fidelity_table`.
+        * concept_auroc: mean over concepts of how well the best latent, chosen with its sign on other
+          problems, tells each vector from those of the other class; its mean over vectors is the area under
+          the ROC curve (components of DeLong et al. 1988). One row per problem and level.
+        * FVU, FVU_refitted, L0, alive: of held-out problems, see `report.quality`.
+        * stability, stability_chance: see `report.stability`.
+        * monosemanticity, effective_rank, … and auroc_mean: see `report.summary`; effective_rank_chance, …
+          of random directions.
+        * latent_density, latent_monosemanticity, latent_effective_rank, …, index the latent: see
+          `report.latents`.
+        * offset: of each level, see `Standardisation.offset`.
+
+        Component the concept: auroc, auroc_selected, auroc_permuted, auroc_q, see `report.concept_metrics`,
+        and probe_…, see `report.probe_metrics`. Component place and reconstruction: fidelity_mse, … see
+        `report.SamplerRuns.fidelity`.
 
     Raises:
-        ConfigError: as `SAETrainer`, before anything is trained.
+        ConfigError: as `SAETrainer`, before anything is trained; an unknown field.
     """
     if field not in FIELDS:
         raise ConfigError(f"sae.fields: found {field!r}; use one of {', '.join(FIELDS)}")
-    generator = torch.Generator().manual_seed(seed)
-    point_kind = "q_sample" if field in ("gradient", "error") else "trajectory"
-    report = _Report(keys, sigma, point_kind, field, Run(REAL, recipe.sparsities[0], seeds[0]))
-    trainer = _trained(recipe, seeds, vectors, vectors.values)
-    autoencoders = trainer.autoencoders()
-    first = autoencoders[seeds[0], recipe.sparsities[0]]
-    shape = tuple(tensor_column(problems, "y_star").shape[1:])
-    looked = FeatureAnalyzer(first, vectors.values, vectors.t, vectors.problem, shape)
-    parts = [
-        report.frontier(REAL, trainer),
-        *report.features(looked, generator),
-        *report.concepts(looked, concept_labels(problems), permutations, seed),
-    ]
-    if controls:
-        parts += report.stability(autoencoders, looked, seeds, generator)
-        for name, make in NULL_DATA.items():
-            null = make(vectors.values, vectors.t, generator)
-            parts.append(report.frontier(name, _trained(recipe, seeds[:1], vectors, null)))
-        parts += report.dictionaries(vectors, recipe, generator)
-    if energy is not None:
-        parts.append(report.fidelity(energy, problems.slice(0, fidelity), first, vectors, seed))
-    return Study(pa.concat_tables(parts), trainer.history(), autoencoders)
+    work = _Work(vectors, problems, recipe, plan, energy, saved, progress)
+    rows = _Keyed(keys, sigma, field, Run(REAL, recipe.sparsities[0], plan.seeds[0]))
+    trainer = work.trained(REAL, recipe, vectors.values)
+    held = trainer.validation[: recipe.evaluated]
+    first = trainer.autoencoders()[plan.seeds[0], recipe.sparsities[0]]
+    looked = work.look(first, vectors.values)
+    parts = [*rows.group(work, vectors.values, work.encoders(REAL, trainer), held)]
+    parts += rows.reported_on(work, looked, trainer)
+    for x, encoders in work.nulls(trainer):
+        parts += rows.group(work, x, encoders, held) if encoders else []
+    effects = NO_EFFECTS
+    if energy is not None and field == "run" and plan.fidelity:
+        runs, g, t = work.sampler_runs(trainer), vectors.values[held], vectors.t[held]
+        rivals = {"autoencoder": first}
+        rivals |= {one.name: one for one in work.dictionaries("pca", trainer, recipe.k[:1])}
+        parts.append(rows.table(rows.run, runs.fidelity(rivals, g, t)))
+        if plan.effects:
+            effects = runs.effects(first, g, t, plan.effects)
+    examples = examples_table(looked, work.described, problems, most=EXAMPLES)
+    return Study(
+        pa.concat_tables(parts),
+        rows.with_model(examples),
+        rows.with_model(effects),
+        trainer.history(),
+        trainer.autoencoders(),
+    )
+
+
+def study_of_file(
+    path: str | Path,
+    field: str,
+    energy: Energy,
+    problems: pa.Table,
+    keys: Mapping[str, object],
+    recipe: SAERecipe,
+    plan: Plan,
+    **how,
+) -> Study:
+    """`study` of one field of a collected file.
+
+    Args:
+        path: what `gradient_batches` collected.
+        field: one of `FIELDS`.
+        energy: the landscape.
+        problems: those of the file.
+        keys: values of `iredinterp.points.MODEL_KEYS`.
+        recipe: of the training.
+        plan: what is asked beside it.
+        how: `saved` and `progress` of `study`.
+    """
+    column, sources = FIELDS[field]
+    vectors = read_vectors(path, column, sources)
+    sigma = energy.schedule.sigma
+    return study(vectors, problems, keys, sigma, field, recipe=recipe, plan=plan, energy=energy, **how)
 
 
 def field_problems(spec: ProblemSpec, count: int, seed: int) -> pa.Table:
     """Problems of their own for EXP-003, which needs more than the others."""
     return problems_table(draw_problems(spec, count, torch.Generator().manual_seed(seed)))
-
-
-def concept_labels(problems: pa.Table) -> dict[str, Tensor]:
-    """What can be said of a problem's matrix, (P,) boolean each.
-
-    The row, and the column, of largest norm; whether norm, σ₁²/Σσ², observed share of the entries and
-    condition number exceed their medians. Labels that nearly all problems share, or that repeat an earlier
-    one, are left out.
-    """
-    Y = reference_matrices(problems)
-    labels = {}
-    for axis, name in ((2, "row"), (1, "column")):
-        largest = Y.square().sum(axis).argmax(1)
-        labels |= {f"{name} {i + 1} is largest": largest == i for i in range(int(largest.max()) + 1)}
-    squares = torch.linalg.svdvals(Y).square()
-    sizes = {"norm": squares.sum(1), "share of the first singular value": squares[:, 0] / squares.sum(1)}
-    if "mask" in problems.column_names:
-        sizes["observed share"] = tensor_column(problems, "mask").double().mean((1, 2))
-    if "kappa" in problems.column_names:
-        sizes["condition number"] = tensor_column(problems, "kappa").double()
-    for name, size in sizes.items():
-        if size.std() > CONSTANT * size.abs().mean():
-            labels[f"large {name}"] = size > size.median()
-    least = max(2, len(Y) // 50)
-    different = {}
-    for name, label in labels.items():
-        known = any(bool((label == other).all()) for other in different.values())
-        if not known and least <= int(label.sum()) <= len(Y) - least:
-            different[name] = label
-    return different
 
 
 def recipe_of(settings: Mapping[str, object], width: int, sweep: bool) -> SAERecipe:
@@ -220,45 +263,6 @@ def recipe_of(settings: Mapping[str, object], width: int, sweep: bool) -> SAERec
     )
 
 
-def study_of_file(
-    path: str | Path,
-    field: str,
-    energy: Energy,
-    problems: pa.Table,
-    keys: Mapping[str, object],
-    recipe: SAERecipe,
-    settings: Mapping[str, object],
-    full: bool,
-) -> Study:
-    """`study` of one field of a collected file.
-
-    Args:
-        path: what `gradient_batches` collected.
-        field: one of `FIELDS`.
-        energy: the landscape; reconstructions are put into its sampler if the field is that of its runs.
-        problems: those of the file.
-        keys: values of `iredinterp.points.MODEL_KEYS`.
-        recipe: of the training.
-        settings: section `sae` of the configuration.
-        full: with controls and all training seeds.
-    """
-    column, sources = FIELDS[field]
-    return study(
-        read_vectors(path, column, sources),
-        problems,
-        keys,
-        energy.schedule.sigma,
-        field,
-        recipe=recipe,
-        seeds=settings["seeds"] if full else settings["seeds"][:1],
-        permutations=settings["permutations"],
-        controls=full,
-        seed=settings["seed"],
-        energy=energy if full and field == "run" else None,
-        fidelity=settings["fidelity"],
-    )
-
-
 def export(found: Study, folder: str | Path, keys: Mapping[str, object]) -> None:
     """Write the autoencoder reported on in SAELens' format, once per level, whose centre and scale it holds.
 
@@ -269,6 +273,20 @@ def export(found: Study, folder: str | Path, keys: Mapping[str, object]) -> None
     """
     for t in found.reported.standardisation.levels:
         save_saelens(found.reported.folded(t), Path(folder) / f"level-{t}", {**keys, "level": t})
+
+
+def write(found: Study, paths: Mapping[str, str], keys: Mapping[str, object], footer: dict) -> None:
+    """Write all that a study found.
+
+    Args:
+        found: a study.
+        paths: of the tables metrics, examples, effects and history, and of the folder autoencoder.
+        keys: what the autoencoders' files say of their origin.
+        footer: from `iredinterp.provenance.provenance`.
+    """
+    for name in ("metrics", "examples", "effects", "history"):
+        write_table(getattr(found, name), paths[name], footer)
+    export(found, paths["autoencoder"], keys)
 
 
 def recovery_table(
@@ -302,181 +320,149 @@ def recovery_table(
     return tidy(pa.table(columns), [Metric("dictionary_recovery_error", error)])
 
 
-def placements(scores: Tensor, positive: Tensor) -> Tensor:
-    """For each vector the share of vectors of the other class that it is on the right side of, ties half.
+@dataclass
+class _Work:
+    """What is trained, fitted and described in one study."""
 
-    Args:
-        scores: (N,).
-        positive: (N,), boolean; both classes occur.
+    vectors: Vectors
+    problems: pa.Table
+    recipe: SAERecipe
+    plan: Plan
+    energy: Energy | None
+    saved: str | Path | None
+    progress: Progress
+    rows: Tensor = dataclasses.field(init=False)
+    """(N,), boolean: the vectors that latents are described on."""
 
-    Returns:
-        (N,), whose mean over either class is the area under the ROC curve.
+    def __post_init__(self):
+        self.rows = _whole_problems(self.vectors.problem, self.plan.described)
+        self.described = Vectors(**{name: part[self.rows] for name, part in vars(self.vectors).items()})
+        self.labels = Labels.of(self.described, self.problems)
+        self.shape = tuple(tensor_column(self.problems, "y_star").shape[1:])
+        self.generator = torch.Generator().manual_seed(self.plan.seed)
 
-    Source:
-        The structural components of DeLong, DeLong & Clarke-Pearson 1988.
-    """
-    rank = torch.from_numpy(rankdata(scores.numpy()))
-    found = torch.empty_like(rank)
-    for members, sign in ((positive, 1), (~positive, -1)):
-        within = torch.from_numpy(rankdata(scores[members].numpy()))
-        below = (rank[members] - within) / (~members).sum()
-        found[members] = below if sign > 0 else 1 - below
-    return found
+    def trained(self, name: str, recipe: SAERecipe, x: Tensor) -> SAETrainer:
+        trainer = SAETrainer(recipe, self.plan.seeds, x, self.vectors.t, self.vectors.problem)
+        state = None if self.saved is None else Path(self.saved) / f"{name}.safetensors"
+        trainer.run(state, progress=lambda steps, _, total: self.progress(steps, f"{name} vectors", total))
+        return trainer
+
+    def encoders(self, name: str, trainer: SAETrainer) -> dict[Run, report.Encoder]:
+        return {Run(name, k, seed): found for (seed, k), found in trainer.autoencoders().items()}
+
+    def look(self, encoder: report.Encoder, x: Tensor) -> FeatureAnalyzer:
+        here = self.described
+        return FeatureAnalyzer(encoder, x[self.rows], here.t, here.problem, self.shape)
+
+    def nulls(self, trainer: SAETrainer) -> Iterator[tuple[Tensor, dict[Run, report.Encoder]]]:
+        """Vectors and encoders of one null after another."""
+        x, t = self.vectors.values, self.vectors.t
+        for name in self.plan.nulls:
+            if name in NULL_DATA:
+                x_null = NULL_DATA[name](x, t, self.generator)
+                yield x_null, self.encoders(name, self.trained(name, self.recipe, x_null))
+            elif name == FROZEN:
+                frozen = self.trained(name, replace(self.recipe, frozen_decoder=True), x)
+                yield x, self.encoders(name, frozen)
+            else:
+                found = self.dictionaries(name, trainer, self.recipe.k)
+                yield x, {Run(name, one.k, None): one for one in found}
+
+    def dictionaries(self, name: str, trainer: SAETrainer, k: Sequence[float]) -> list[Dictionary]:
+        """Fitted to the training vectors once, then one for every k."""
+        x, t = self.vectors.values[trainer.training], self.vectors.t[trainer.training]
+        if not k or (name == FIRST_LAYER and not isinstance(self.energy, MLPEnergy)):
+            return []
+        if name == FIRST_LAYER:
+            atoms = first_layer_atoms(self.energy).to(x)
+            found = Dictionary.of_atoms(name, atoms, 1, trainer.standardisation)
+        else:
+            found = fit_dictionary(name, x, t, self.recipe.width, 1, self.generator, self.recipe.per_level)
+        return [replace(found, k=int(one)) for one in k]
+
+    def sampler_runs(self, trainer: SAETrainer) -> report.SamplerRuns:
+        """Of problems held out from training."""
+        ids = torch.unique(self.vectors.problem[trainer.validation])[: self.plan.fidelity]
+        return report.SamplerRuns.of(self.energy, self.problems.take(pa.array(ids.numpy())), self.plan.seed)
 
 
 @dataclass(frozen=True)
-class _Report:
-    """Metric tables of one study, all with the same keys."""
+class _Keyed:
+    """Tables of one study, all with the same keys; `run` is the one reported on."""
 
     keys: Mapping[str, object]
     sigma: Tensor
-    point_kind: str
     field: str
-    reported: Run
+    run: Run
 
-    def frontier(self, data: str, trainer: SAETrainer) -> pa.Table:
-        history = trainer.history()
-        last = pc.max(history["step"]).as_py()
-        rows = history.filter(
-            pc.and_(
-                pc.equal(history["step"], last),
-                pc.and_(pc.equal(history["split"], "validation"), pc.equal(history["level"], "all")),
-            )
-        ).to_pandas()
-        rows["k"] = rows["k"].fillna(rows["l1"])
-        tables = []
-        for (k, seed), part in rows.groupby(["k", "seed"]):
-            values = part.set_index("metric")["value"].astype(float)
-            found = {"FVU": values["FVU"], "L0": values["L0"], "alive": 1 - values["dead"]}
-            tables.append(self._one(found, Run(data, k, seed)))
-        return pa.concat_tables(tables)
-
-    def features(self, looked: FeatureAnalyzer, generator: torch.Generator) -> Iterator[pa.Table]:
-        density = (looked.codes != 0).double().mean(0)
-        yield tidy(self._keys(self.reported), [Metric("density", density[None], self.field)])
-        structure, chance = looked.structure(generator)
-        found = {name: float(values[looked.alive].nanmean()) for name, values in structure.items()}
-        found |= {f"{name}_chance": value for name, value in chance.items()}
-        yield self._one(found, self.reported, UNUSED)
-
-    def concepts(
-        self, looked: FeatureAnalyzer, labels: Mapping[str, Tensor], permutations: int, seed: int
+    def group(
+        self, work: _Work, x: Tensor, encoders: Mapping[Run, report.Encoder], held: Tensor
     ) -> Iterator[pa.Table]:
-        codes, problem, t = looked.codes, looked.problem, looked.t
-        given = {name: label[problem] for name, label in labels.items()}
-        # The same seed gives the same halves.
-        half = half_of_problems(problem, torch.Generator().manual_seed(seed))
-        scores = concept_scores(codes, given, problem, torch.Generator().manual_seed(seed), permutations)
-        placed = torch.zeros(len(codes), dtype=torch.float64)
-        for (choosing, latents), (index, label) in product(
-            zip((half, ~half), scores.latents.mT, strict=True), enumerate(given.values())
-        ):
-            code, judged = codes[:, latents[index]].double(), ~choosing
-            area = float(auroc(code[choosing, None], label[choosing, None]))
-            sign = -1 if area < 0.5 else 1
-            placed[judged] += placements(sign * code[judged], label[judged]) / len(given)
-        cell, which = torch.unique(torch.stack([problem, t]), dim=1, return_inverse=True)
-        sums = torch.zeros(cell.shape[1], dtype=torch.float64).index_add_(0, which, placed)
-        counts = torch.zeros_like(sums).index_add_(0, which, torch.ones_like(placed))
-        yield tidy(
-            self._keys(self.reported, *cell),
-            [Metric("concept_auroc", sums / counts, self.field)],
-        )
-        columns = {
-            "auroc": scores.auroc,
-            "auroc_selected": scores.on_selection,
-            "auroc_permuted": scores.null.nanmean(0),
-            "auroc_q": scores.q_value,
-        }
-        yield tidy(
-            self._keys(self.reported),
+        """What is said of real vectors and nulls alike: of encoders that differ in k and training seed."""
+        t = work.vectors.t[held]
+        for run, encoder in encoders.items():
+            yield self.values(run, report.quality(encoder, x[held], t))
+        looked = {run: work.look(one, x) for run, one in encoders.items() if run.k == self.run.k}
+        first, analyzer = next(iter(looked.items()))
+        latents = report.latents(analyzer, work.labels, work.generator)
+        summary = report.summary(latents, analyzer, work.labels, work.plan.seed)
+        yield self.values(first, summary, report.UNUSED)
+        if len(looked) > 1:
+            yield self.values(first, report.stability([*looked.values()], work.generator), report.UNUSED)
+
+    def reported_on(self, work: _Work, looked: FeatureAnalyzer, trainer: SAETrainer) -> Iterator[pa.Table]:
+        """What is said of the one autoencoder reported on only."""
+        plan, labels = work.plan, work.labels
+        latents = report.latents(looked, labels, work.generator)
+        yield self.table(
+            self.run,
             [
-                Metric(name, column[index : index + 1], concept, PERMUTED)
-                for name, column in columns.items()
-                for index, concept in enumerate(scores.concepts)
+                Metric(f"latent_{name}", value[None], self.field, report.UNUSED)
+                for name, value in latents.items()
             ],
         )
+        chance = chance_structure(work.shape, work.generator)
+        yield self.values(self.run, {f"{name}_chance": value for name, value in chance.items()})
+        concepts, cells, placed = report.concept_metrics(looked, labels, plan.permutations, plan.seed)
+        yield self.table(self.run, concepts)
+        yield self.table(self.run, [Metric("concept_auroc", placed, self.field)], *cells)
+        if plan.probes:
+            yield self.table(self.run, report.probe_metrics(looked, labels, plan.probes, plan.seed))
+        scaling = trainer.standardisation
+        levels = None if scaling.levels is None else torch.tensor(scaling.levels)
+        yield self.table(self.run, [Metric("offset", scaling.offset.double(), self.field)], t=levels)
 
-    def stability(
-        self,
-        autoencoders: Mapping[tuple[int, float], SparseAutoencoder],
-        looked: FeatureAnalyzer,
-        seeds: Sequence[int],
-        generator: torch.Generator,
-    ) -> Iterator[pa.Table]:
-        if len(seeds) > 1:
-            second = autoencoders[seeds[1], self.reported.k]
-            other = FeatureAnalyzer(second, looked.x, looked.t, looked.problem, looked.shape)
-            matching, chance = looked.match(other, generator)
-            found = {"stability": matching.mean, "stability_chance": chance}
-            yield self._one(found, self.reported, NO_MATCH)
+    def values(self, run: Run, values: Mapping[str, float], reason: str = "") -> pa.Table:
+        return self.table(run, [report.one(name, v, self.field, reason) for name, v in values.items()])
 
-    def dictionaries(
-        self, vectors: Vectors, recipe: SAERecipe, generator: torch.Generator
-    ) -> Iterator[pa.Table]:
-        x, t = vectors.values, vectors.t
-        for name in DICTIONARIES:
-            for k in (int(each) for each in recipe.k):
-                found = fit_dictionary(name, x, t, recipe.width, k, generator, recipe.per_level)
-                codes = found.encode(x, t)
-                scaled = found.standardisation.apply(x, t)
-                left = fvu(scaled, found.standardisation.apply(found.decode(codes, t), t))
-                used = {"FVU": left, "L0": float(l0(codes).double().mean())}
-                yield self._one(used, Run(name, k, None))
-
-    def fidelity(
-        self,
-        energy: Energy,
-        problems: pa.Table,
-        autoencoder: SparseAutoencoder,
-        vectors: Vectors,
-        seed: int,
+    def table(
+        self, run: Run, metrics: list[Metric], problem: Tensor | None = None, t: Tensor | None = None
     ) -> pa.Table:
-        x, y_star = (
-            tensor_column(problems, name).flatten(1).to(energy.device, energy.dtype)
-            for name in ("x", "y_star")
-        )
-        ids = problems["problem_id"].to_pylist()
-        init = normal_draws(seed, "first_state", ids, 1, energy.dim_y).squeeze(1).to(y_star)
-        generator = torch.Generator().manual_seed(seed)
-        reconstructions = {
-            "autoencoder": lambda g, t: autoencoder(g.to(autoencoder.b_dec), t).to(g),
-            "mean": level_means(vectors.values.to(y_star), vectors.t),
-            "random": random_directions(generator),
-        }
-        keys = problems.select(["problem_id"])
-        found = fidelity_table(substitution_table(energy, x, y_star, init, reconstructions, keys), seed=seed)
-        metrics = []
-        for row in found.to_pylist():
-            name = row["metric"] + {"estimate": ""}.get(row["component"], f"_{row['component']}")
-            value = torch.tensor([float("nan") if row["value"] is None else row["value"]])
-            component = f"{row['place']}/{row['reconstruction']}"
-            metrics.append(Metric(name, value.double(), component, row["reason"] or ""))
-        return tidy(self._keys(self.reported), metrics)
-
-    def _one(self, values: Mapping[str, float], run: Run, reason: str = "") -> pa.Table:
-        numbers = {name: torch.tensor([value], dtype=torch.float64) for name, value in values.items()}
-        metrics = [Metric(name, number, self.field, reason) for name, number in numbers.items()]
-        return tidy(self._keys(run), metrics)
-
-    def _keys(self, run: Run, problem: Tensor | None = None, t: Tensor | None = None) -> pa.Table:
-        """One row for all problems and levels, or one for each of those given."""
+        """One row per metric, or one for each problem and level given."""
         count = 1 if t is None else len(t)
         nothing = [None] * count
-        columns = {name: pa.array([self.keys.get(name)] * count, kind) for name, kind in MODEL_KEYS.items()}
-        columns |= {
+        columns = {
             "problem_id": pa.array(nothing if problem is None else problem.tolist(), pa.int32()),
             "t": pa.array(nothing if t is None else t.tolist(), pa.int32()),
             "sigma": pa.array(nothing if t is None else self.sigma[t].double().tolist(), pa.float64()),
-            "point_kind": pa.array([self.point_kind] * count, pa.string()),
-            "data": pa.array([run.data] * count, pa.string()),
-            "k": pa.array([float(run.k)] * count, pa.float64()),
+            "point_kind": pa.repeat("trajectory" if self.field == "run" else "q_sample", count),
+            "data": pa.repeat(run.data, count),
+            "k": pa.repeat(float(run.k), count),
             "sae_seed": pa.array([run.seed] * count, pa.int64()),
         }
-        return pa.table(columns)
+        return tidy(self.with_model(pa.table(columns)), metrics)
+
+    def with_model(self, table: pa.Table) -> pa.Table:
+        """The model keys, put first."""
+        model = {
+            name: pa.repeat(pa.scalar(self.keys.get(name), kind), len(table))
+            for name, kind in MODEL_KEYS.items()
+        }
+        return pa.table(model | dict(zip(table.column_names, table.columns, strict=True)))
 
 
-def _trained(recipe: SAERecipe, seeds: Sequence[int], vectors: Vectors, x: Tensor) -> SAETrainer:
-    trainer = SAETrainer(recipe, seeds, x, vectors.t, vectors.problem)
-    trainer.run()
-    return trainer
+def _whole_problems(problem: Tensor, most: int) -> Tensor:
+    """(N,), boolean: all vectors of the first problems, at most so many, but of two problems at least."""
+    _, which, counts = torch.unique(problem, return_inverse=True, return_counts=True)
+    fitting = int((counts.cumsum(0) <= most).sum())
+    return which < max(2, fitting)

@@ -12,7 +12,6 @@ is trained beside it does not change it. The loss per vector, on standardised x,
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,14 +19,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from iredinterp.analyses.sae.learner import Learner
 from iredinterp.analyses.sae.model import (
-    PARAMETERS,
-    THRESHOLDED,
     SparseAutoencoder,
     Standardisation,
     check_activation,
@@ -35,27 +32,10 @@ from iredinterp.analyses.sae.model import (
     fvu,
     l0,
 )
-from iredinterp.analyses.sae.sparse import (
-    Active,
-    batch_top_k,
-    dense_reconstruction,
-    exceeds,
-    pre_activations,
-    sparse_reconstruction,
-    top_k,
-)
 from iredinterp.errors import ConfigError, TrainingError
 from iredinterp.files import atomic_file
 from iredinterp.tables import Metric, tidy
 
-AUXILIARY_WEIGHT = 1 / 32
-AUXILIARY_LATENTS = 32
-THRESHOLD_MEMORY = 0.95
-# Of the running threshold: where to look first for a batch's largest entries.
-CAUTION = 0.9
-# Width of the window in which an entry moves its threshold, and the first threshold, in units of s_t.
-BANDWIDTH = 0.5
-FIRST_THRESHOLD = 0.5
 # Key columns of the history, and its metrics with the reason why one can be undefined.
 KEYS = {
     "step": pa.int64(),
@@ -87,6 +67,8 @@ class SAERecipe:
         validation: share of the problems held out.
         evaluated: vectors per split that the history is measured on, at most.
         order_seed: of the split and of the order of the vectors.
+        frozen_decoder: leave the atoms the random unit vectors they start as, and train the rest; a null
+            of arXiv:2602.14111.
     """
 
     width: int
@@ -103,6 +85,7 @@ class SAERecipe:
     validation: float = 0.1
     evaluated: int = 4096
     order_seed: int = 0
+    frozen_decoder: bool = False
 
     def __post_init__(self):
         wanted, other = ("l1", "k") if self.activation == "relu_l1" else ("k", "l1")
@@ -143,6 +126,8 @@ class SAETrainer:
 
     Attributes:
         step: steps done.
+        training: (N₁,), rows of x that are trained on, in random order.
+        validation: (N₂,), the other rows, of other problems, in random order.
         standardisation: measured on the training vectors.
 
     Raises:
@@ -165,28 +150,26 @@ class SAETrainer:
         count = len(self._x)
         self._t = _checked_labels("t", torch.zeros(count, dtype=torch.long) if t is None else t, count)
         problem = _checked_labels("problem", torch.arange(count) if problem is None else problem, count)
-        self._training, validation = _split(problem, recipe)
-        if len(self._training) < recipe.width:
+        self.training, self.validation = _split(problem, recipe)
+        if len(self.training) < recipe.width:
             raise ConfigError(
-                f"{len(self._training)} training vectors for {recipe.width} latents; "
+                f"{len(self.training)} training vectors for {recipe.width} latents; "
                 "collect more vectors or lower width"
             )
-        levels = self._t[self._training] if recipe.per_level else None
-        self.standardisation = Standardisation.fit(self._x[self._training], levels)
+        levels = self._t[self.training] if recipe.per_level else None
+        self.standardisation = Standardisation.fit(self._x[self.training], levels)
         self._device = torch.device(device)
         self._moved = self.standardisation.to(self._device)
         self._held = {
             name: (self._standardised(rows[: recipe.evaluated]), self._t[rows[: recipe.evaluated]])
-            for name, rows in (("train", self._training), ("validation", validation))
+            for name, rows in (("train", self.training), ("validation", self.validation))
         }
         self.step = 0
         self._rows: list[dict] = []
-        self._models = [
-            _Model.initial(recipe, seed, sparsity, self._x, self._device)
-            for seed in self.seeds
-            for sparsity in recipe.sparsities
+        self._learners = [
+            self._learner(seed, sparsity) for seed in self.seeds for sparsity in recipe.sparsities
         ]
-        trained = [tensor for model in self._models for tensor in model.trained]
+        trained = [tensor for learner in self._learners for tensor in learner.trained]
         self._optimiser = torch.optim.Adam(trained, fused=True)
         for tensor in trained:
             self._optimiser.state[tensor] = {
@@ -223,8 +206,8 @@ class SAETrainer:
     def autoencoders(self) -> dict[tuple[int, float], SparseAutoencoder]:
         """What is trained so far, by seed and sparsity; on raw vectors and their levels."""
         return {
-            (model.seed, model.sparsity): model.autoencoder(self.recipe, self.standardisation)
-            for model in self._models
+            (learner.seed, learner.sparsity): learner.autoencoder(self.standardisation)
+            for learner in self._learners
         }
 
     def history(self) -> pa.Table:
@@ -283,8 +266,8 @@ class SAETrainer:
     def _tensors(self) -> dict[str, Tensor]:
         """Every tensor of the running state by name, not copied."""
         tensors = {"data.mean": self.standardisation.mean, "data.scale": self.standardisation.scale}
-        for index, model in enumerate(self._models):
-            for name, value in model.tensors().items():
+        for index, learner in enumerate(self._learners):
+            for name, value in learner.tensors().items():
                 tensors[f"{index}.{name}"] = value.detach()
                 for moment, moments in self._optimiser.state.get(value, {}).items():
                     tensors[f"{index}.{name}.{moment}"] = moments
@@ -292,49 +275,47 @@ class SAETrainer:
 
     def steps(self) -> Iterator[int]:
         """Take one optimiser step after another, handing out how many are done."""
-        size = min(self.recipe.batch, len(self._training))
-        per_epoch = len(self._training) // size
+        size = min(self.recipe.batch, len(self.training))
+        per_epoch = len(self.training) // size
         order = None
         while self.step < self.recipe.steps:
             epoch, position = divmod(self.step, per_epoch)
             if order is None or position == 0:
                 shuffle = torch.randperm(
-                    len(self._training), generator=_generator("order", self.recipe.order_seed, epoch)
+                    len(self.training), generator=_generator("order", self.recipe.order_seed, epoch)
                 )
-                order = self._training[shuffle]
+                order = self.training[shuffle]
             self._one_step(self._standardised(order[position * size : (position + 1) * size]))
             yield self.step
 
     def _one_step(self, x: Tensor) -> None:
         self._optimiser.param_groups[0]["lr"] = self.recipe.learning_rate_at(self.step)
         self._optimiser.zero_grad()
-        for model in self._models:
-            loss = model.loss(x, self.recipe, self.dense)
-            if not math.isfinite(float(loss.detach())):
-                raise TrainingError(
-                    f"training diverged at step {self.step + 1} for seed {model.seed}, "
-                    f"sparsity {model.sparsity}: lower learning_rate"
-                )
-            loss.backward()
-            model.project_gradient()
+        finite = torch.stack([learner.backward(x) for learner in self._learners]).isfinite().tolist()
+        if not all(finite):
+            learner = self._learners[finite.index(False)]
+            raise TrainingError(
+                f"training diverged at step {self.step + 1} for seed {learner.seed}, "
+                f"sparsity {learner.sparsity}: lower learning_rate"
+            )
         self._optimiser.step()
-        for model in self._models:
-            model.normalise()
+        for learner in self._learners:
+            learner.normalise()
         self.step += 1
 
     @torch.no_grad()
     def _evaluate(self) -> None:
-        for model in self._models:
-            autoencoder = model.autoencoder(self.recipe, None)
-            values = {"k": model.sparsity, "l1": None}
+        for learner in self._learners:
+            autoencoder = learner.autoencoder(None)
+            values = {"k": learner.sparsity, "l1": None}
             if self.recipe.activation == "relu_l1":
-                values = {"k": None, "l1": model.sparsity}
+                values = {"k": None, "l1": learner.sparsity}
             for split, (x, t) in self._held.items():
                 codes = autoencoder.encode(x)
                 reconstruction = autoencoder.decode(codes)
                 groups = {"all": torch.ones_like(t, dtype=torch.bool)}
                 groups |= {str(level): t == level for level in torch.unique(t).tolist()}
-                keys = {"step": self.step, "seed": model.seed, **values, "split": split}
+                keys = {"step": self.step, "seed": learner.seed, **values, "split": split}
                 self._rows += [
                     {
                         **keys,
@@ -346,124 +327,22 @@ class SAETrainer:
                     for level, rows in groups.items()
                 ]
 
+    def _learner(self, seed: int, sparsity: float) -> Learner:
+        # Standardised data have mean 0, so b_dec starts there.
+        k = None if self.recipe.activation == "relu_l1" else int(sparsity)
+        first = SparseAutoencoder.random(
+            self._x.shape[1],
+            self.recipe.width,
+            _generator("weights", seed),
+            self.recipe.activation,
+            k,
+            dtype=self._x.dtype,
+        )
+        return Learner.initial(self.recipe, seed, sparsity, self.dense, first, self._device)
+
     def _standardised(self, rows: Tensor) -> Tensor:
         x = self._x[rows].to(self._device)
         return self._moved.apply(x, self._t[rows].to(self._device))
-
-
-@dataclass
-class _Model:
-    """One autoencoder in training."""
-
-    seed: int
-    sparsity: float
-    parameters: dict[str, Tensor]
-    threshold: Tensor
-    unused: Tensor
-    """(m,), vectors seen since a latent was last in use."""
-
-    @classmethod
-    def initial(cls, recipe: SAERecipe, seed: int, sparsity: float, x: Tensor, device) -> _Model:
-        # Standardised data have mean 0, so b_dec starts there.
-        k = None if recipe.activation == "relu_l1" else int(sparsity)
-        first = SparseAutoencoder.random(
-            x.shape[1], recipe.width, _generator("weights", seed), recipe.activation, k, dtype=x.dtype
-        )
-        parameters = {name: value.to(device).requires_grad_() for name, value in first.parameters.items()}
-        jumps = recipe.activation == "jumprelu"
-        threshold = torch.full(
-            (recipe.width,), FIRST_THRESHOLD if jumps else 0.0, dtype=x.dtype, device=device
-        )
-        unused = torch.zeros(recipe.width, dtype=torch.long, device=device)
-        return cls(seed, sparsity, parameters, threshold.requires_grad_(jumps), unused)
-
-    @property
-    def trained(self) -> list[Tensor]:
-        return [tensor for tensor in self.tensors().values() if tensor.requires_grad]
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {**self.parameters, "threshold": self.threshold, "unused": self.unused}
-
-    def autoencoder(self, recipe: SAERecipe, standardisation: Standardisation | None) -> SparseAutoencoder:
-        values = {name: self.parameters[name].detach().clone() for name in PARAMETERS}
-        k = None if recipe.activation == "relu_l1" else int(self.sparsity)
-        threshold = self.threshold.detach().clone() if recipe.activation in THRESHOLDED else None
-        scaled = None if standardisation is None else standardisation.to(self.threshold.device)
-        return SparseAutoencoder(
-            recipe.activation, **values, k=k, threshold=threshold, standardisation=scaled
-        )
-
-    def loss(self, x: Tensor, recipe: SAERecipe, dense: bool) -> Tensor:
-        """Mean over the batch; notes which latents are in use, and moves the threshold of batchtopk."""
-        if recipe.activation in ("relu_l1", "jumprelu"):
-            reconstruction, penalty, used, entries = self._densely(x, recipe)
-        else:
-            with torch.no_grad():
-                entries = pre_activations(self.parameters, x)
-                active = self._active(entries, recipe.activation)
-            values, reconstruction = self._reconstruct(x, active, entries, dense)
-            penalty = 0.0
-            used = torch.bincount(active.latents, minlength=recipe.width) > 0
-            if recipe.activation == "batchtopk":
-                self._follow(values.detach())
-        residual = x - reconstruction
-        loss = residual.square().sum(-1).mean() + penalty
-        self.unused += len(x)
-        self.unused[used] = 0
-        dead = self.unused >= recipe.dead_after
-        if recipe.activation != "relu_l1" and dead.any():
-            loss = loss + self._auxiliary(x, residual.detach(), entries, dead, recipe, dense)
-        return loss
-
-    def _densely(self, x: Tensor, recipe: SAERecipe) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        entries = pre_activations(self.parameters, x)
-        codes = entries.relu()
-        if recipe.activation == "relu_l1":
-            penalty = self.sparsity * codes.sum(-1).mean()
-        else:
-            in_use = exceeds(codes, self.threshold, BANDWIDTH)
-            codes = codes * in_use
-            penalty = x.shape[1] * (in_use.sum(-1).mean() / self.sparsity - 1).square()
-        reconstruction = codes @ self.parameters["W_dec"] + self.parameters["b_dec"]
-        return reconstruction, penalty, (codes > 0).any(0), entries.detach()
-
-    def _active(self, entries: Tensor, activation: str) -> Active:
-        if activation == "batchtopk":
-            return batch_top_k(entries, int(self.sparsity), guess=CAUTION * float(self.threshold[0]))
-        return top_k(entries, int(self.sparsity), signed=activation == "abstopk")
-
-    def _reconstruct(self, x: Tensor, active: Active, entries: Tensor, dense: bool) -> tuple[Tensor, Tensor]:
-        if dense:
-            return dense_reconstruction(self.parameters, x, active)
-        return sparse_reconstruction(self.parameters, x, active, entries)
-
-    def _follow(self, values: Tensor) -> None:
-        """Move the threshold towards the smallest value in use; the first batch sets it."""
-        smallest = values.min() if len(values) else self.threshold[0].clone()
-        first = self.threshold[0] == 0
-        self.threshold.lerp_(smallest.expand_as(self.threshold), 1.0 if first else 1 - THRESHOLD_MEMORY)
-
-    def _auxiliary(self, x, residual, entries, dead, recipe, dense) -> Tensor:
-        """How badly the best dead latents explain what the others leave over."""
-        entries_of_dead = entries * dead
-        active = top_k(
-            entries_of_dead, min(AUXILIARY_LATENTS, recipe.width), signed=recipe.activation == "abstopk"
-        )
-        _, explained = self._reconstruct(x, active, entries_of_dead, dense)
-        missed = (residual - (explained - self.parameters["b_dec"])).square().sum()
-        return AUXILIARY_WEIGHT * x.shape[1] * missed / residual.square().sum()
-
-    @torch.no_grad()
-    def project_gradient(self) -> None:
-        """Take out of the atoms' gradients what would only change their norms."""
-        atoms = self.parameters["W_dec"]
-        atoms.grad.addcmul_(atoms, (atoms.grad * atoms).sum(1, keepdim=True), value=-1)
-
-    @torch.no_grad()
-    def normalise(self) -> None:
-        """Bring the atoms back to norm 1."""
-        atoms = self.parameters["W_dec"]
-        atoms.copy_(F.normalize(atoms, dim=1))
 
 
 def _generator(purpose: str, *seeds: int) -> torch.Generator:
