@@ -1,7 +1,7 @@
 """EXP-003: figures of one trained model."""
 
 from iredinterp.analyses.sae.drawing import figures
-from iredinterp.analyses.sae.interop import load_saelens
+from iredinterp.analyses.sae.pictures import read_shown
 from iredinterp.cards import sentence_of
 from iredinterp.figures import save_figure
 from iredinterp.ired.tasks import ProblemSpec
@@ -9,10 +9,11 @@ from iredinterp.runlog import run_log
 from iredinterp.tables import gather, read_table
 
 if __name__ == "__main__":
-    inputs = snakemake.input
+    inputs, params = snakemake.input, snakemake.params
     with run_log(snakemake.log[0], snakemake.threads):
         note, title = sentence_of(read_table(inputs.competence)), snakemake.wildcards.model
-        shape = ProblemSpec.from_dict(snakemake.params.spec).shape
-        atoms = load_saelens(f"{inputs.autoencoder[0]}/level-0").W_dec.unflatten(1, shape)
-        for name, figure in figures(gather(inputs.metrics), atoms, title, note).items():
+        metrics, effects = gather(inputs.metrics), gather(inputs.effects)
+        shape = ProblemSpec.from_dict(params.spec).shape
+        shown = read_shown(metrics, inputs.examples, inputs.autoencoder, params.fields, shape)
+        for name, figure in figures(metrics, effects, shown, title, note).items():
             save_figure(figure, *(path for path in snakemake.output if f"/{name}." in path))

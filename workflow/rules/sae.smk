@@ -76,18 +76,20 @@ rule sae_train:
 
 rule sae_figures:
     input:
-        metrics=collect(
-            "<results>/sae/{model}/trained/{field}/width-{width}/metrics.parquet",
-            field=config["sae"]["fields"],
-            width=config["sae"]["widths"][0],
-            allow_missing=True,
-        ),
-        autoencoder=collect(
-            "<results>/sae/{model}/trained/{field}/width-{width}/saelens",
-            field=config["sae"]["fields"][0],
-            width=config["sae"]["widths"][0],
-            allow_missing=True,
-        ),
+        **{
+            name: collect(
+                f"<results>/sae/{{model}}/trained/{{field}}/width-{{width}}/{file}",
+                field=config["sae"]["fields"],
+                width=config["sae"]["widths"][0],
+                allow_missing=True,
+            )
+            for name, file in {
+                "metrics": "metrics.parquet",
+                "effects": "effects.parquet",
+                "examples": "examples.parquet",
+                "autoencoder": "saelens",
+            }.items()
+        },
         competence=rules.competence.output.table,
     output:
         report(
@@ -105,29 +107,59 @@ rule sae_figures:
             labels={"figure": "2 atoms"},
         ),
         report(
+            "<results>/sae/{model}/figures/examples.svg",
+            category="EXP-003 sparse autoencoders",
+            subcategory="{model}",
+            caption="../report/sae_examples.rst",
+            labels={"figure": "3 what latents are active on"},
+        ),
+        report(
             "<results>/sae/{model}/figures/density.svg",
             category="EXP-003 sparse autoencoders",
             subcategory="{model}",
             caption="../report/sae_density.rst",
-            labels={"figure": "3 how often latents are used"},
+            labels={"figure": "4 how often latents are used"},
         ),
         report(
             "<results>/sae/{model}/figures/stability.svg",
             category="EXP-003 sparse autoencoders",
             subcategory="{model}",
             caption="../report/sae_stability.rst",
-            labels={"figure": "4 stability and concepts"},
+            labels={"figure": "5 stability and shape"},
+        ),
+        report(
+            "<results>/sae/{model}/figures/concepts.svg",
+            category="EXP-003 sparse autoencoders",
+            subcategory="{model}",
+            caption="../report/sae_concepts.rst",
+            labels={"figure": "6 concepts"},
         ),
         report(
             "<results>/sae/{model}/figures/fidelity.svg",
             category="EXP-003 sparse autoencoders",
             subcategory="{model}",
             caption="../report/sae_fidelity.rst",
-            labels={"figure": "5 fidelity in the sampler"},
+            labels={"figure": "7 fidelity in the sampler"},
+        ),
+        report(
+            "<results>/sae/{model}/figures/effects.svg",
+            category="EXP-003 sparse autoencoders",
+            subcategory="{model}",
+            caption="../report/sae_effects.rst",
+            labels={"figure": "8 effects of single latents"},
         ),
         collect(
             "<results>/sae/{model}/figures/{figure}.{format}",
-            figure=["frontier", "atoms", "density", "stability", "fidelity"],
+            figure=[
+                "frontier",
+                "atoms",
+                "examples",
+                "density",
+                "stability",
+                "concepts",
+                "fidelity",
+                "effects",
+            ],
             format=["pdf", "png"],
             allow_missing=True,
         ),
@@ -141,6 +173,7 @@ rule sae_figures:
         runtime=10,
     params:
         **code("sae_figures"),
+        fields=config["sae"]["fields"],
         spec=lookup(
             "problems/{name}",
             within=config,

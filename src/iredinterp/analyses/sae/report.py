@@ -179,14 +179,14 @@ def probe_metrics(looked: FeatureAnalyzer, labels: Labels, inputs: Sequence[int]
         looked: the latents.
         labels: the concepts of problems are probed.
         inputs: values of k.
-        seed: of the halves.
+        seed: of the halves, and of which vectors are used, 2048 at most.
 
     Returns:
         Metrics of one row, component the concept: `probe_latents_k` and `probe_components_k` for every k, and
         `probe_raw`.
     """
-    ids = torch.unique(looked.problem)
-    kept = looked.problem <= ids[min(len(ids), -(-PROBED * len(ids) // len(looked.x))) - 1]
+    draw = torch.randperm(len(looked.x), generator=torch.Generator().manual_seed(seed))
+    kept = draw[:PROBED].sort().values
     codes, x, problem = looked.codes[kept], looked.x[kept], looked.problem[kept]
     metrics = []
     names = [f"probe_{kind}_{k}" for k in inputs for kind in ("latents", "components")] + ["probe_raw"]

@@ -158,8 +158,9 @@ def study(
         progress: as in `SAETrainer.run`.
 
     Returns:
-        Metrics keyed by the model keys, problem_id, t, sigma, point_kind "q_sample" or "trajectory", data
-        ("real" or one of `NULLS`), k and sae_seed; null where a key does not apply. Component the field:
+        Metrics keyed by the model keys, field, problem_id, t, sigma, point_kind "q_sample" or "trajectory",
+        data ("real" or one of `NULLS`), k and sae_seed; null where a key does not apply. Component the
+        field:
 
         * concept_auroc: mean over concepts of how well the best latent, chosen with its sign on other
           problems, tells each vector from those of the other class; its mean over vectors is the area under
@@ -202,8 +203,8 @@ def study(
     examples = examples_table(looked, work.described, problems, most=EXAMPLES)
     return Study(
         pa.concat_tables(parts),
-        rows.with_model(examples),
-        rows.with_model(effects),
+        rows.with_field(examples),
+        rows.with_field(effects),
         trainer.history(),
         trainer.autoencoders(),
     )
@@ -450,15 +451,16 @@ class _Keyed:
             "k": pa.repeat(float(run.k), count),
             "sae_seed": pa.array([run.seed] * count, pa.int64()),
         }
-        return tidy(self.with_model(pa.table(columns)), metrics)
+        return tidy(self.with_field(pa.table(columns)), metrics)
 
-    def with_model(self, table: pa.Table) -> pa.Table:
-        """The model keys, put first."""
-        model = {
+    def with_field(self, table: pa.Table) -> pa.Table:
+        """The model keys and the field, put first."""
+        first = {
             name: pa.repeat(pa.scalar(self.keys.get(name), kind), len(table))
             for name, kind in MODEL_KEYS.items()
         }
-        return pa.table(model | dict(zip(table.column_names, table.columns, strict=True)))
+        first["field"] = pa.repeat(self.field, len(table))
+        return pa.table(first | dict(zip(table.column_names, table.columns, strict=True)))
 
 
 def _whole_problems(problem: Tensor, most: int) -> Tensor:
