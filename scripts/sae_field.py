@@ -3,7 +3,7 @@
 from iredinterp.analyses.sae.collection import gradient_batches
 from iredinterp.analyses.sae.study import field_problems
 from iredinterp.conditions import setting
-from iredinterp.energy import load_energy
+from iredinterp.energy import MLPEnergy, load_energy
 from iredinterp.ired.tasks import ProblemSpec
 from iredinterp.points import model_keys
 from iredinterp.provenance import provenance
@@ -18,7 +18,9 @@ if __name__ == "__main__":
         problems = field_problems(spec, sae["problems"], sae["seed"])
         here = setting(condition, model, spec, problems, **params.conditions)
         keys = model_keys(wildcards.model, model, spec, condition, **params.replicate)
-        asked = {"sources": ["q_sample", "jump", "inner"], "draws": sae["draws"], "oracle": here.oracle}
+        sources = ["q_sample", "jump", "inner"] + ["minimum"] * sae["minima"]
+        asked = {"sources": sources, "draws": sae["draws"], "oracle": here.oracle}
+        asked["hidden"] = sae["hidden"] and isinstance(here.energy, MLPEnergy)
         batches = gradient_batches(here.energy, here.problems, keys, sae["seed"], **asked)
         settings = dict(sae) | {"condition": condition, "conditions": dict(params.conditions)}
         footer = provenance(settings, sae["seed"], dict(inputs.items()), params.code)

@@ -1,5 +1,6 @@
 """Data without features, permuted labels, and dictionaries coded by orthogonal matching pursuit."""
 
+import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import orthogonal_mp
@@ -9,6 +10,7 @@ from iredinterp.analyses.sae.dictionaries import (
     Dictionary,
     first_layer_atoms,
     fit_dictionary,
+    refitted_codes,
     sparse_codes,
 )
 from iredinterp.analyses.sae.model import Standardisation, fvu, l0
@@ -137,6 +139,32 @@ def test_pursuit_of_zero_and_with_repeated_atoms_stays_finite(generator):
     codes = sparse_codes(atom.repeat(4, 1), x, 3)
     assert l0(codes).tolist() == [1, 0]
     assert torch.allclose(codes @ atom.repeat(4, 1), x)
+
+
+def test_refitted_codes_are_the_least_squares_on_each_support(generator):
+    # Atoms of any length, some of them repeated or sums of others, and more vectors than are solved at once.
+    atoms = normal(14, 12, generator=generator)
+    atoms[1], atoms[3] = -2 * atoms[0], atoms[2] + atoms[4]
+    x = normal(150, 12, generator=generator)
+    codes = normal(150, 14, generator=generator) * (torch.rand(150, 14, generator=generator) < 0.3)
+    codes[70] = 0
+    expected = np.zeros((150, 14))
+    for row, used in enumerate((codes != 0).numpy()):
+        expected[row, used] = np.linalg.lstsq(atoms.numpy()[used].T, x[row].numpy())[0]
+    np.testing.assert_allclose(refitted_codes(atoms, x, codes), expected, rtol=1e-7, atol=1e-9)
+
+
+def test_a_refit_undoes_shrinkage_of_planted_codes(generator):
+    atoms = torch.nn.functional.normalize(normal(30, 20, generator=generator), dim=1).float()
+    truth = planted_codes(40, 30, 4, generator)
+    shrunk = truth.sign() * (truth.abs() - 0.9)
+    found = refitted_codes(atoms, (truth @ atoms.double()).float(), shrunk.float())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), truth, rtol=0, atol=1e-4)
+
+
+def test_a_refit_of_no_atoms_is_no_code():
+    assert torch.equal(refitted_codes(torch.eye(3), torch.ones(2, 3), torch.zeros(2, 3)), torch.zeros(2, 3))
 
 
 def sparse_data(generator, d=10, count=14, vectors=1500):

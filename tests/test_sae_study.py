@@ -6,6 +6,7 @@ from functools import partial
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
@@ -15,6 +16,7 @@ from iredinterp.analyses.sae.concepts import placements
 from iredinterp.analyses.sae.drawing import figures
 from iredinterp.analyses.sae.interop import load_saelens
 from iredinterp.analyses.sae.labels import problem_labels
+from iredinterp.analyses.sae.pictures import read_shown
 from iredinterp.analyses.sae.study import (
     FIELDS,
     NULLS,
@@ -24,6 +26,7 @@ from iredinterp.analyses.sae.study import (
     recipe_of,
     recovery_table,
     study,
+    write,
 )
 from iredinterp.analyses.sae.training import SAERecipe
 from iredinterp.energy import MLPEnergy
@@ -31,7 +34,7 @@ from iredinterp.errors import ConfigError, TableError
 from iredinterp.ired.model import EnergyMLP
 from iredinterp.ired.schedule import cosine_schedule
 from iredinterp.ired.tasks import ProblemSpec
-from iredinterp.tables import write_stream, write_table
+from iredinterp.tables import gather, write_stream, write_table
 from iredinterp.truth.dictionary import mmcs, planted_vectors
 
 matplotlib.use("Agg")
@@ -40,6 +43,7 @@ SPEC = ProblemSpec("completion", 3, rank=1, factors="positive", observed=0.8)
 KEYS = {"model": "m", "family": "m", "condition": "trained", "task": "completion", "n": 3, "seed": 0}
 COUNT, LEVELS = 60, 10
 SIGMA = cosine_schedule().sigma
+TABLES = ("metrics", "effects", "examples", "history")
 RECIPE = SAERecipe(width=18, activation="topk", k=(2, 4), steps=60, batch=128)
 
 
@@ -165,21 +169,38 @@ def test_the_export_of_a_level_encodes_its_raw_vectors_alike(run, tmp_path, gene
         torch.testing.assert_close(again.encode(x), one.reported.encode(x, t), rtol=1e-4, atol=1e-5)
 
 
-def test_every_figure_is_drawn_and_one_condition_at_a_time(run):
-    import pyarrow as pa
-
-    table = pa.concat_tables([one.metrics for one in run.values()])
-    atoms = run["gradient"].reported.W_dec.unflatten(1, (3, 3))
-    drawn = figures(table, atoms, "m", "It solves its task.")
-    assert set(drawn) == {"frontier", "atoms", "density", "stability", "fidelity"}
-    real = found(table, "FVU", "gradient").query("data == 'real'").groupby("k")["value"].mean()
+def test_every_figure_is_drawn_and_one_condition_at_a_time(run, tmp_path):
+    for field, one in run.items():
+        paths = {name: tmp_path / field / f"{name}.parquet" for name in TABLES}
+        write(one, paths | {"autoencoder": tmp_path / field / "saelens"}, KEYS, {})
+    tables = {name: gather(tmp_path / field / f"{name}.parquet" for field in run) for name in TABLES[:2]}
+    places = [[tmp_path / field / name for field in run] for name in ("examples.parquet", "saelens")]
+    shown = read_shown(tables["metrics"], *places, tuple(run), (3, 3))
+    drawn = figures(tables["metrics"], tables["effects"], shown, "m", "It solves its task.")
+    numbers = {"frontier", "density", "stability", "concepts", "fidelity", "effects"}
+    assert set(drawn) == numbers | {"atoms", "examples"}
+    real = found(tables["metrics"], "FVU", "gradient").query("data == 'real'").groupby("k")["value"].mean()
     line = drawn["frontier"].axes[0].lines[0]
     np.testing.assert_allclose(sorted(line.get_ydata()), sorted(real))
-    other = table.set_column(
-        table.column_names.index("condition"), "condition", pa.array(["oracle"] * len(table))
+    image = drawn["examples"].axes[0].images[0].get_array()
+    atom = run["gradient"].reported.W_dec[shown[0].by_use[0]].reshape(3, 3).numpy()
+    np.testing.assert_allclose(image, atom / np.abs(atom).max(), atol=1e-6)
+    other = tables["metrics"].set_column(
+        tables["metrics"].column_names.index("condition"),
+        "condition",
+        pa.array(["oracle"] * len(tables["metrics"])),
     )
     with pytest.raises(TableError, match="shows one condition"):
-        figures(pa.concat_tables([table, other]), atoms)
+        figures(pa.concat_tables([tables["metrics"], other]), tables["effects"], shown)
+
+
+def test_effects_are_of_the_runs_and_elsewhere_undefined_with_a_reason(run):
+    effects = run["run"].effects.to_pandas()
+    assert effects["value"].notna().all()
+    assert effects["latent"].nunique() == 2
+    (nothing,) = run["gradient"].effects.to_pylist()
+    assert nothing["value"] is None
+    assert nothing["reason"].startswith("single latents were not changed")
 
 
 def test_planted_atoms_are_recovered_and_too_short_a_training_shows(seed):

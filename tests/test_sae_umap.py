@@ -11,9 +11,11 @@ from iredinterp.errors import ConfigError
 EACH = 30
 
 
-def two_bundles(generator):
-    """Atoms of any length about two orthogonal directions, EACH of either."""
+def two_bundles(generator, opposite=False):
+    """Atoms of any length about two orthogonal, or opposite, directions, EACH of either."""
     axes = torch.linalg.qr(torch.randn(12, 2, generator=generator, dtype=torch.float64)).Q.mT
+    if opposite:
+        axes[1] = -axes[0]
     noise = torch.randn(2 * EACH, 12, generator=generator, dtype=torch.float64)
     length = 0.5 + torch.rand(2 * EACH, 1, generator=generator, dtype=torch.float64)
     return length * (axes.repeat_interleave(EACH, 0) + 0.05 * noise)
@@ -38,14 +40,14 @@ def test_bundles_of_atoms_are_apart_and_the_same_seed_gives_the_same_map(generat
 
 
 @pytest.mark.umap
-def test_signs_do_not_matter_where_codes_have_them_and_do_where_not(generator, seed):
+def test_an_atom_and_its_negative_are_the_same_where_codes_have_signs_and_apart_where_not(generator, seed):
     pytest.importorskip("umap")
     atoms = two_bundles(generator)
-    signs = torch.ones(2 * EACH, 1, dtype=torch.float64)
-    signs[::2] = -1
+    signs = 1 - 2 * torch.randint(2, (2 * EACH, 1), generator=generator)
     torch.testing.assert_close(atom_map(signs * atoms, seed, signed=True), atom_map(atoms, seed, signed=True))
-    assert bundles_are_apart(atom_map(signs * atoms, seed, signed=True))
-    assert not bundles_are_apart(atom_map(signs * atoms, seed))
+    opposite = two_bundles(generator, opposite=True)
+    assert bundles_are_apart(atom_map(opposite, seed))
+    assert not bundles_are_apart(atom_map(opposite, seed, signed=True))
 
 
 @pytest.mark.umap

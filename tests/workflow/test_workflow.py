@@ -21,7 +21,16 @@ SMALL = {
     "sampling": {"count": 4, "block": 4, "seed": 0},
     "points": {"kinds": ["q_sample", "minimum"], "draws": 1, "seed": 0},
     "competence": {"count": 100, "seed": 1},
-    "sae": {"problems": 40, "widths": [30], "k": [2, 4], "steps": 20, "batch": 128, "permutations": 5},
+    "sae": {
+        "problems": 40,
+        "widths": [30],
+        "k": [2, 4],
+        "steps": 20,
+        "batch": 128,
+        "nulls": ["gaussian", "pca"],
+        "permutations": 5,
+        "effects": 1,
+    },
 }
 # One block each: of the model and its oracle, of all seven conditions, and of the planted network.
 EXP001 = {
@@ -55,6 +64,7 @@ SAE = {"sae_field": 1, "sae_train": 2, "sae_figures": 1}
 POINTS = {"points": 8, "gradients": 1}
 AT_POINTS = POINTS | HESSIAN | TANGENT | {"gather": 10}
 ANALYSES = AT_POINTS | GRASSMANN | SAE | {"gather": 14}
+SAE_FIGURES = ("frontier", "atoms", "examples", "density", "stability", "concepts", "fidelity", "effects")
 FIGURES = {"hessian_figures": 1, "tangent_figures": 1, "grassmann_figures": 1, "sae_figures": 1}
 OF_PROBLEMS = {"problems": 1, "planted_network": 1, "planted_dictionary": 1, "expected": 1}
 EVERYTHING = OF_PROBLEMS | {"competence": 1} | ANALYSES
@@ -154,7 +164,7 @@ def test_every_named_artifact_is_made(built):
     for analysis, shown, tables in (
         ("grassmann", ("arms", "effect", "correlation", "paths"), ("metrics", "displacements", "paths")),
         ("tangent", ("ratios", "shares", "conditions"), ("metrics",)),
-        ("sae", ("frontier", "atoms", "density", "stability", "fidelity"), ()),
+        ("sae", SAE_FIGURES, ()),
     ):
         figures = {f"figures/{figure}.{form}" for figure in shown for form in ("pdf", "svg", "png")}
         assert {f"{analysis}/{MODEL}/{name}" for name in figures} <= names

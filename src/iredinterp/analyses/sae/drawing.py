@@ -47,6 +47,8 @@ SHAPES = {
     "column_concentration": "column",
     "symmetric_share": "sym-\nmetric",
 }
+# By field.
+PROBE_COLORS = (PALETTE["black"], PALETTE["sky"], PALETTE["orange"])
 # Of q-values.
 LEVEL = 0.05
 # Shown per field, those told best.
@@ -94,7 +96,8 @@ def figure_frontier(frame: pd.DataFrame, title: str = "", note: str = "") -> Fig
     figure, (axes,) = panel_grid(1, len(fields), 3.8, 2.8, sharey=True)
     for field, ax in zip(fields, axes, strict=True):
         here = frame[(frame["component"] == field) & frame["metric"].isin(["FVU", "L0"])]
-        for data, (color, line, _) in DATA.items():
+        for data in _present(here):
+            color, line, _ = DATA[data]
             points = here[here["data"] == data].pivot_table(
                 index=["k", "sae_seed"], columns="metric", values="value", dropna=False
             )
@@ -184,6 +187,9 @@ def figure_concepts(frame: pd.DataFrame, title: str = "", note: str = "") -> Fig
         "where the latent was chosen": {"color": "0.6", "marker": "x"},
     }
     handles = [Line2D([], [], linestyle="", label=label, **mark) for label, mark in marks.items()]
+    if probed:
+        colors = zip(fields, PROBE_COLORS, strict=False)
+        handles += [Patch(color=color, label=f"probes, {field}") for field, color in colors]
     signs = ", ".join(f"{sign} {field}" for field, sign in zip(fields, "●□△", strict=False))
     foot = f"on problems that did not choose the latent or fit the probe; mean AUROC: {signs}"
     return framed(figure, title, note, foot, handles)
@@ -275,14 +281,13 @@ def _concept_dots(ax: Axes, here: pd.DataFrame) -> None:
 def _probe_bars(ax: Axes, frame: pd.DataFrame, fields: Sequence[str]) -> None:
     rows = frame[frame["metric"].str.startswith("probe_")]
     means = rows.groupby(["metric", "field"], sort=False)["value"].mean().unstack("field")
-    for shift, (field, color) in enumerate(zip(fields, ("black", "sky", "orange"), strict=False)):
+    for shift, (field, color) in enumerate(zip(fields, PROBE_COLORS, strict=False)):
         at = np.arange(len(means)) + shift * 0.8 / len(fields)
-        ax.barh(at, means[field] - 0.5, 0.8 / len(fields), left=0.5, color=PALETTE[color], label=field)
+        ax.barh(at, means[field] - 0.5, 0.8 / len(fields), left=0.5, color=color)
     names = [_input(*name.split("_")[1:]) for name in means.index]
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
     ax.set_title("probes, mean AUROC")
-    ax.legend()
 
 
 def _nothing(title: str, note: str) -> Figure:

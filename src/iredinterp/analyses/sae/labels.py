@@ -34,9 +34,13 @@ class Labels:
 
     @classmethod
     def of(cls, vectors: Vectors, problems: pa.Table) -> Labels:
-        """All of them."""
-        matrices = reference_matrices(problems)
-        return cls(problem_labels(problems), vector_labels(vectors, problems), matrices)
+        """All of them but those that the problems of the vectors, which may be some only, share."""
+        different = {
+            name: label
+            for name, label in problem_labels(problems).items()
+            if len(label[vectors.problem].unique()) > 1
+        }
+        return cls(different, vector_labels(vectors, problems), reference_matrices(problems))
 
     def of_problems(self, problem: Tensor) -> dict[str, Tensor]:
         """The labels of problems, for vectors of problems (N,)."""

@@ -66,7 +66,7 @@ def read_shown(
     """
     shown = []
     for field, path, folder in zip(fields, examples, folders, strict=True):
-        level = min(Path(folder).iterdir())
+        level = min(Path(folder).glob("level-*"))
         atoms = as_matrices(load_saelens(level).W_dec, shape).numpy()
         shown.append(Shown(field, atoms, densities(metrics, field), read_table(path)))
     return shown

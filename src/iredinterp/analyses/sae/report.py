@@ -17,6 +17,7 @@ from torch import Tensor
 from iredinterp.analyses.sae.concepts import auroc, concept_scores, half_of_problems, placements, probe
 from iredinterp.analyses.sae.dictionaries import Dictionary, refitted_codes
 from iredinterp.analyses.sae.effects import (
+    SUMMARY_KEYS,
     effect_summary,
     feature_effects,
     latent_statistics,
@@ -36,12 +37,14 @@ from iredinterp.analyses.sae.model import SparseAutoencoder, fvu, l0
 from iredinterp.energy import Energy
 from iredinterp.errors import ConfigError
 from iredinterp.points import normal_draws
-from iredinterp.tables import Metric, tensor_column
+from iredinterp.tables import Metric, tensor_column, tidy
 
 # Vectors, at most, that active sets are refitted on: each costs a small least-squares problem.
 REFITTED = 512
 # Vectors, at most, that probes are fitted to and judged on.
 PROBED = 2048
+# Of either kind, per latent.
+CONTROLS = 3
 MEASURES = ("mse", "displacement")
 UNUSED = "the latent is never in use"
 FEW = "too few latents are in use"
@@ -139,7 +142,8 @@ def concept_metrics(
         Metrics of one row, component the concept: `auroc` on problems that did not choose the latent,
         `auroc_selected` on those that did, `auroc_permuted`, mean over permuted labels, `auroc_q`. Then the
         cells (2, C), problem and level, that vectors fall in, and for each the mean, over its vectors and the
-        concepts of problems, of `placements` (C,), whose mean over vectors is the mean AUROC.
+        concepts of problems, of `placements` (C,), whose mean over vectors is the mean AUROC. Concepts
+        without an `auroc`, of which a half of the problems has one class only, are left out; NaN if all are.
     """
     codes, problem = looked.codes, looked.problem
     given = labels.of_problems(problem)
@@ -147,14 +151,18 @@ def concept_metrics(
     half = half_of_problems(problem, torch.Generator().manual_seed(seed))
     everything = given | dict(labels.vector)
     scores = concept_scores(codes, everything, problem, torch.Generator().manual_seed(seed), permutations)
+    # Where a half has one class only, nothing can be placed.
+    defined = scores.auroc[: len(given)].isfinite()
     placed = torch.zeros(len(codes), dtype=torch.float64)
     for (choosing, chosen), (index, label) in product(
         zip((half, ~half), scores.latents.mT, strict=True), enumerate(given.values())
     ):
+        if not defined[index]:
+            continue
         code, judged = codes[:, chosen[index]].double(), ~choosing
         area = float(auroc(code[choosing, None], label[choosing, None]))
         sign = -1 if area < 0.5 else 1
-        placed[judged] += placements(sign * code[judged], label[judged]) / len(given)
+        placed[judged] += placements(sign * code[judged], label[judged])
     cells, which = torch.unique(torch.stack([problem, looked.t]), dim=1, return_inverse=True)
     sums = torch.zeros(cells.shape[1], dtype=torch.float64).index_add_(0, which, placed)
     counts = torch.zeros_like(sums).index_add_(0, which, torch.ones_like(placed))
@@ -169,7 +177,7 @@ def concept_metrics(
         for name, column in columns.items()
         for index, concept in enumerate(scores.concepts)
     ]
-    return metrics, cells, sums / counts
+    return metrics, cells, sums / (counts * defined.sum())
 
 
 def probe_metrics(looked: FeatureAnalyzer, labels: Labels, inputs: Sequence[int], seed: int) -> list[Metric]:
@@ -265,10 +273,11 @@ class SamplerRuns:
             each with _low and _high, see `fidelity_table`; `accept_rate`. Component the reconstruction:
             `descent_kept`, mean over problems and levels, see `descent_table`.
         """
+        g, t = g.to(self.y_star), t.to(self.y_star.device)
         reconstructions = {name: _reconstruction(encoder) for name, encoder in encoders.items()}
         reconstructions |= {
-            "mean": level_means(g.to(self.y_star), t),
-            "random": random_directions(torch.Generator(self.energy.device).manual_seed(self.seed)),
+            "mean": level_means(g, t),
+            "random": random_directions(torch.Generator().manual_seed(self.seed)),
         }
         runs = substitution_table(self.energy, self.x, self.y_star, self.init, reconstructions, self.keys)
         metrics = []
@@ -296,7 +305,11 @@ class SamplerRuns:
         """
         precise = autoencoder.to(self.energy.device, self.energy.dtype)
         g, t = g.to(self.y_star), t.to(self.y_star.device)
-        chosen = written_variance(precise, g, t).nan_to_num().topk(count).indices.tolist()
+        written = written_variance(precise, g, t).nan_to_num()
+        in_use = int(written.count_nonzero())
+        if in_use <= CONTROLS:
+            return no_effects(f"{in_use} latents are in use; the controls of one are {CONTROLS} others")
+        chosen = written.topk(min(count, in_use)).indices.tolist()
         table = feature_effects(
             self.energy,
             self.x,
@@ -307,8 +320,15 @@ class SamplerRuns:
             latent_statistics(precise, g, t),
             self.keys,
             torch.Generator().manual_seed(self.seed),
+            controls=CONTROLS,
         )
         return effect_summary(table, seed=self.seed)
+
+
+def no_effects(reason: str) -> pa.Table:
+    """The table of `effect_summary` where nothing was done: one undefined row."""
+    nothing = pa.table([pa.nulls(1, kind) for kind in SUMMARY_KEYS.types], SUMMARY_KEYS)
+    return tidy(nothing, [one("mse_change", float("nan"), "estimate", reason)])
 
 
 def one(name: str, value: float, component: str = "", reason: str = "") -> Metric:

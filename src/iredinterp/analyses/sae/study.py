@@ -16,7 +16,6 @@ from iredinterp.analyses.sae import report
 from iredinterp.analyses.sae.atoms import chance_structure
 from iredinterp.analyses.sae.collection import Vectors, read_vectors
 from iredinterp.analyses.sae.dictionaries import METHODS, Dictionary, first_layer_atoms, fit_dictionary
-from iredinterp.analyses.sae.effects import SUMMARY_KEYS
 from iredinterp.analyses.sae.examples import examples_table
 from iredinterp.analyses.sae.features import FeatureAnalyzer
 from iredinterp.analyses.sae.interop import save_saelens
@@ -45,7 +44,6 @@ FIRST_LAYER = "first_layer"
 NULLS = (*NULL_DATA, FROZEN, *METHODS, FIRST_LAYER)
 # Latents whose examples are kept: those in most use.
 EXAMPLES = 64
-NO_EFFECTS = tidy(SUMMARY_KEYS.empty_table(), [Metric("mse_change", torch.empty(0))])
 
 Progress = Callable[..., Iterable]
 
@@ -109,7 +107,7 @@ class Study:
     Attributes:
         metrics: long and tidy, see `study`.
         examples: of the latents in most use, see `examples_table`.
-        effects: of single latents, see `effect_summary`; empty if the sampler was not asked.
+        effects: of single latents, see `effect_summary`; one undefined row if the sampler was not asked.
         history: of the training on the real vectors, see `SAETrainer.history`.
         autoencoders: those, by seed and k.
     """
@@ -192,7 +190,7 @@ def study(
     parts += rows.reported_on(work, looked, trainer)
     for x, encoders in work.nulls(trainer):
         parts += rows.group(work, x, encoders, held) if encoders else []
-    effects = NO_EFFECTS
+    effects = report.no_effects("single latents were not changed in sampler runs of this field")
     if energy is not None and field == "run" and plan.fidelity:
         runs, g, t = work.sampler_runs(trainer), vectors.values[held], vectors.t[held]
         rivals = {"autoencoder": first}
