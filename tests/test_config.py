@@ -120,6 +120,7 @@ def filled(**changes):
             "training.mine.problems: 'other' is not",
         ),
         ({"select": ["mine"]}, "select: 'mine' is not defined under models; defined are addition-n5"),
+        ({"sae": {"k": [4, 200]}}, "sae.k: found 200 latents in use of 100 (sae.widths)"),
         (
             {"models": {"mine": {"checkpoint": "a.pt", "problems": FAMILY}}, "select": []},
             "models.mine.checkpoint: no file 'a.pt'",
@@ -149,7 +150,7 @@ def filled(**changes):
             "models.planted-inverse-n5: this name is taken by the planted network of inverse-n5",
         ),
     ],
-    ids=["problems", "training", "select", "file", "permuted", "seeds", "no-seeds", "planted"],
+    ids=["problems", "training", "select", "k", "file", "permuted", "seeds", "no-seeds", "planted"],
 )
 def test_names_that_lead_nowhere_are_refused_with_their_key(change, message, monkeypatch):
     monkeypatch.chdir(ROOT)

@@ -1,11 +1,14 @@
 """EXP-003 on planted data: what single latents know, beside what chance and null data give; its figures."""
 
 import secrets
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
@@ -31,6 +34,9 @@ from iredinterp.analyses.sae.study import (
 from iredinterp.analyses.sae.training import SAERecipe
 from iredinterp.energy import MLPEnergy
 from iredinterp.errors import ConfigError, TableError
+from iredinterp.evidence.hypotheses import read_hypotheses
+from iredinterp.evidence.samples import samples_of
+from iredinterp.evidence.verdicts import judge
 from iredinterp.ired.model import EnergyMLP
 from iredinterp.ired.schedule import cosine_schedule
 from iredinterp.ired.tasks import ProblemSpec
@@ -39,6 +45,7 @@ from iredinterp.truth.dictionary import mmcs, planted_vectors
 
 matplotlib.use("Agg")
 
+ROOT = Path(__file__).parents[1]
 SPEC = ProblemSpec("completion", 3, rank=1, factors="positive", observed=0.8)
 KEYS = {"model": "m", "family": "m", "condition": "trained", "task": "completion", "n": 3, "seed": 0}
 COUNT, LEVELS = 60, 10
@@ -201,6 +208,31 @@ def test_effects_are_of_the_runs_and_elsewhere_undefined_with_a_reason(run):
     (nothing,) = run["gradient"].effects.to_pylist()
     assert nothing["value"] is None
     assert nothing["reason"].startswith("single latents were not changed")
+
+
+def judged(signal, generator):
+    """The verdict on H3 of six seeds whose fields are noise plus what `signal` adds by condition."""
+    problems = field_problems(SPEC, 200, int(torch.randint(2**31, (), generator=generator)))
+    registration = replace(read_hypotheses(ROOT / "config/hypotheses.yaml"), draws=1000)
+    hypothesis = registration["monosemantic_gradients"]
+    recipe, plan = replace(RECIPE, k=(2,), steps=30), Plan(permutations=1)
+    labels, samples = problem_labels(problems), []
+    directions = 12 * torch.stack([*labels.values()], 1).float() @ torch.eye(9)[: len(labels)]
+    for seed in range(6):
+        for condition in hypothesis.conditions:
+            noise = torch.randn(200 * LEVELS, 9, generator=generator)
+            values = noise + signal.get(condition, 0) * directions.repeat_interleave(LEVELS, 0)
+            keys = KEYS | {"condition": condition, "seed": seed}
+            found = study(vectors_of(values), problems, keys, SIGMA, "gradient", recipe=recipe, plan=plan)
+            samples.append(samples_of(hypothesis, found.metrics))
+    judgements = judge(registration, pd.concat(samples, ignore_index=True), {("sae", "m"): 0.0})
+    (verdict,) = (one for one in judgements if one.family)
+    return verdict.verdict
+
+
+def test_white_noise_is_judged_absent_and_planted_concepts_supported(generator):
+    assert judged({}, generator) == "ABSENT"
+    assert judged({"trained": 1}, generator) == "SUPPORTED"
 
 
 def test_planted_atoms_are_recovered_and_too_short_a_training_shows(seed):

@@ -424,7 +424,7 @@ class _Keyed:
         yield self.values(self.run, {f"{name}_chance": value for name, value in chance.items()})
         concepts, cells, placed = report.concept_metrics(looked, labels, plan.permutations, plan.seed)
         yield self.table(self.run, concepts)
-        yield self.table(self.run, [Metric("concept_auroc", placed, self.field)], *cells)
+        yield self.table(self.run, [Metric("concept_auroc", placed, self.field, report.PERMUTED)], *cells)
         if plan.probes:
             yield self.table(self.run, report.probe_metrics(looked, labels, plan.probes, plan.seed))
         scaling = trainer.standardisation
