@@ -372,7 +372,8 @@ def test_the_report_is_one_offline_page_with_every_figure(built):
         "1 spectra per level",
         "4 overlap between levels",
         "1 energy by arm",
-        "3 how often",
+        "4 how often",
+        "8 effects of single latents",
         "Competence cards",
     ):
         assert name in page
