@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from sampler_case import COUNT, KEYS, D, normal, problem_of, values
 
 from iredinterp.analyses.sae import effects
 from iredinterp.analyses.sae.effects import (
@@ -19,16 +20,9 @@ from iredinterp.analyses.sae.effects import (
 )
 from iredinterp.analyses.sae.fidelity import original, substituted
 from iredinterp.analyses.sae.model import SparseAutoencoder, Standardisation
-from iredinterp.energy import MLPEnergy
 from iredinterp.errors import ConfigError
 from iredinterp.tables import Metric, read_table, tidy, write_table
 from iredinterp.truth.planted import planted
-
-COUNT, D = 12, 9
-
-
-def normal(generator, *shape):
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 @pytest.fixture
@@ -38,16 +32,7 @@ def case(seed):
 
 @pytest.fixture
 def problem(case, generator):
-    """Energy, x, y* = Bx, and first states from which nothing is clamped."""
-    x = normal(generator, COUNT, 6) / 4
-    noise = torch.rand(COUNT, D, generator=generator, dtype=torch.float64)
-    init = case.truth.schedule.sqrt_alphas_cumprod[9] * (noise - 0.5)
-    return MLPEnergy(case.model), x, x @ case.truth.slope.mT, init
-
-
-@pytest.fixture
-def keys():
-    return pa.table({"problem_id": pa.array(range(COUNT), pa.int32())})
+    return problem_of(case, generator)
 
 
 @pytest.fixture
@@ -58,15 +43,6 @@ def autoencoder(generator):
     return SparseAutoencoder.random(
         D, 20, generator, "abstopk", 4, normal(generator, D), standardisation, torch.float64
     )
-
-
-def values(table, metric, **labels):
-    rows = [
-        row
-        for row in table.to_pylist()
-        if row["metric"] == metric and all(row[name] == value for name, value in labels.items())
-    ]
-    return np.array([row["value"] for row in rows], dtype=float)
 
 
 def test_ablation_takes_away_exactly_what_the_latent_writes(autoencoder, generator):
@@ -146,12 +122,12 @@ def test_matched_latents_are_the_nearest_in_frequency_and_size():
         matched_latents(frequency, size, 0, 5)
 
 
-def test_effects_are_those_of_the_single_runs_beside_their_controls(problem, autoencoder, keys, generator):
+def test_effects_are_those_of_the_single_runs_beside_their_controls(problem, autoencoder, generator):
     energy, x, answer, init = problem
     g, t = normal(generator, 400, D), torch.arange(400) % 10
     statistics = latent_statistics(autoencoder, g, t)
     table = feature_effects(
-        energy, x, answer, init, autoencoder, [2], statistics, keys, generator, doses=[2.0], controls=2
+        energy, x, answer, init, autoencoder, [2], statistics, KEYS, generator, doses=[2.0], controls=2
     )
     assert len(table) == 2 * COUNT * 2 * (1 + 2 + 2)
     (plain, out), (up,) = (
@@ -197,7 +173,7 @@ def test_a_latent_writes_the_share_of_the_variance_that_it_was_planted_with(gene
     )
 
 
-def test_only_the_latent_along_the_one_direction_that_is_needed_matters(case, problem, keys, generator):
+def test_only_the_latent_along_the_one_direction_that_is_needed_matters(case, problem, generator):
     energy, x, answer, _ = problem
     basis = case.truth.eigenbasis.mT
     nothing = torch.zeros(D, dtype=torch.float64)
@@ -206,7 +182,7 @@ def test_only_the_latent_along_the_one_direction_that_is_needed_matters(case, pr
     init = energy.schedule.sqrt_alphas_cumprod[9] * (answer + away * basis[4])
     alike = torch.ones(D, dtype=torch.float64)
     table = feature_effects(
-        energy, x, answer, init, autoencoder, [4], (alike, alike), keys, generator, doses=[]
+        energy, x, answer, init, autoencoder, [4], (alike, alike), KEYS, generator, doses=[]
     )
     found = effect_summary(table)
 
@@ -293,7 +269,7 @@ def test_intervals_cover_the_mean_as_often_as_they_say(seed):
 
 
 def test_a_summary_keeps_interventions_and_doses_apart_and_can_be_written(
-    problem, autoencoder, keys, generator, tmp_path
+    problem, autoencoder, generator, tmp_path
 ):
     energy, x, answer, init = problem
     statistics = latent_statistics(autoencoder, normal(generator, 400, D), torch.arange(400) % 10)
@@ -305,7 +281,7 @@ def test_a_summary_keeps_interventions_and_doses_apart_and_can_be_written(
         autoencoder,
         [7, 2],
         statistics,
-        keys,
+        KEYS,
         generator,
         doses=[-1.0, 2.0],
         controls=1,

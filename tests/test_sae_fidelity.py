@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from sampler_case import KEYS, D, normal, problem_of, values
 
 from iredinterp.analyses.sae.fidelity import (
     PLACES,
@@ -18,17 +19,10 @@ from iredinterp.analyses.sae.fidelity import (
     substitution_table,
     zero,
 )
-from iredinterp.energy import MLPEnergy
 from iredinterp.errors import ConfigError
 from iredinterp.ired.sampler import sample
 from iredinterp.tables import Metric, read_table, tidy, write_table
 from iredinterp.truth.planted import planted
-
-COUNT, D = 12, 9
-
-
-def normal(generator, *shape):
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 @pytest.fixture
@@ -38,25 +32,7 @@ def case(seed):
 
 @pytest.fixture
 def problem(case, generator):
-    """Energy, x, y* = Bx, and first states from which nothing is clamped."""
-    x = normal(generator, COUNT, 6) / 4
-    noise = torch.rand(COUNT, D, generator=generator, dtype=torch.float64)
-    init = case.truth.schedule.sqrt_alphas_cumprod[9] * (noise - 0.5)
-    return MLPEnergy(case.model), x, x @ case.truth.slope.mT, init
-
-
-@pytest.fixture
-def keys():
-    return pa.table({"problem_id": pa.array(range(COUNT), pa.int32())})
-
-
-def values(table, metric, **labels):
-    rows = [
-        row
-        for row in table.to_pylist()
-        if row["metric"] == metric and all(row[name] == value for name, value in labels.items())
-    ]
-    return np.array([row["value"] for row in rows], dtype=float)
+    return problem_of(case, generator)
 
 
 @pytest.mark.parametrize("place", [place for place in PLACES if PLACES[place][2]])
@@ -109,13 +85,13 @@ def test_steps_that_raise_the_energy_are_undone_or_kept_as_asked(problem):
     assert (kept.states[:, 1:] != kept.states[:, :-1]).any(-1)[~kept.accepted[:, :-1]].any()
 
 
-def test_table_tells_error_energy_distance_and_acceptance_of_every_run(problem, keys):
+def test_table_tells_error_energy_distance_and_acceptance_of_every_run(problem):
     energy, x, answer, init = problem
 
     def halved(g, t):
         return g / 2
 
-    table = substitution_table(energy, x, answer, init, {"half": halved}, keys, places=["jump"])
+    table = substitution_table(energy, x, answer, init, {"half": halved}, KEYS, places=["jump"])
     plain, half = (substituted(energy, x, init, each, "jump") for each in (original, halved))
     scale = energy.schedule.sqrt_alphas_cumprod[0]
     excess = energy.energy(x, half.final, 0) - energy.energy(x, scale * answer, 0)
@@ -132,10 +108,10 @@ def test_table_tells_error_energy_distance_and_acceptance_of_every_run(problem, 
     assert sorted(set(table["reconstruction"].to_pylist())) == ["half", "original", "zero"]
 
 
-def test_fidelity_is_one_for_the_gradient_zero_for_none_and_between_for_most_of_it(problem, keys, tmp_path):
+def test_fidelity_is_one_for_the_gradient_zero_for_none_and_between_for_most_of_it(problem, tmp_path):
     energy, x, answer, init = problem
     some = {"same": original, "none": zero, "most": lambda g, t: 0.9 * g}
-    table = substitution_table(energy, x, answer, init, some, keys, ["jump", "both"])
+    table = substitution_table(energy, x, answer, init, some, KEYS, ["jump", "both"])
     for measure in ("mse", "energy_excess", "displacement"):
         found = fidelity_table(table, measure)
         name = f"fidelity_{measure}"
@@ -232,7 +208,7 @@ def test_baselines_have_the_mean_and_the_norm_they_promise(generator):
     assert not torch.equal(first, second)
 
 
-def test_what_makes_no_sense_is_named(problem, keys):
+def test_what_makes_no_sense_is_named(problem):
     energy, x, answer, init = problem
     with pytest.raises(ConfigError, match="place 'step' is unknown; use one of jump, inner"):
         substituted(energy, x, init, zero, "step")
@@ -241,7 +217,7 @@ def test_what_makes_no_sense_is_named(problem, keys):
     with pytest.raises(ConfigError, match="108 entries not finite"):
         substituted(energy, x, init, lambda g, t: g / 0, "inner")
     with pytest.raises(ConfigError, match="reconstruction 'zero' is there already"):
-        substitution_table(energy, x, answer, init, {"zero": zero}, keys)
+        substitution_table(energy, x, answer, init, {"zero": zero}, KEYS)
     table = runs(np.ones(3), np.ones(3), np.zeros(3))
     with pytest.raises(ConfigError, match="measure 'accept_rate' is unknown; use one of mse"):
         fidelity_table(table, "accept_rate")

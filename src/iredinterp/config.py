@@ -38,6 +38,12 @@ def check_config(config: Mapping) -> None:
                     f"models.{family}.{key}: found {path!r} with seeds {entry['seeds']}; write {{seed}} in "
                     f"the path exactly if models.{family}.seeds lists training seeds"
                 )
+    sae = config["sae"]
+    if sae["activation"] != "relu_l1" and max(sae["k"]) > min(sae["widths"]):
+        raise ConfigError(
+            f"sae.k: found {max(sae['k'])} latents in use of {min(sae['widths'])} (sae.widths); lower k or "
+            "raise the width"
+        )
     models = expanded_models(config)
     for name in selected_models(config):
         family = models[name]["replicate"]["family"]
