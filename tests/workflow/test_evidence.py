@@ -1,10 +1,12 @@
 """From checkpoints to verdicts: a small null ladder run for real, and what stops it."""
 
 import pytest
-from test_workflow import Project
+from project import Project
 
 from iredinterp.config import CONDITIONS
 from iredinterp.tables import read_provenance, read_table
+
+pytestmark = pytest.mark.xdist_group("evidence")
 
 FAMILY = "inverse-n5"
 SEEDS = (0, 1)
@@ -14,6 +16,7 @@ TINY = {
     "sampling": {"count": 4, "block": 4, "seed": 0},
     "points": {"kinds": ["q_sample"], "draws": 1, "seed": 0},
     "scorecard": {"replicates": 20, "seed": None},
+    "sae": {"nulls": [], "probes": [], "fidelity": 0, "seeds": [0], "k": [4], "permutations": 5},
 }
 MODELS = {
     FAMILY: {

@@ -96,3 +96,8 @@ wildcard_constraints:
 def code(script):
     """Digest of the code a script depends on, as a parameter: an edit reruns what uses it, and only that."""
     return {"code": code_digest(ROOT / "scripts" / f"{script}.py", ROOT / "src")}
+
+
+def growing(amount):
+    """A resource that a job gets more of when it is tried again."""
+    return lambda wildcards, attempt: amount * attempt

@@ -14,8 +14,8 @@ rule gather:
         "../envs/iredinterp.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=10,
+        mem_mb=growing(4000),
+        runtime=growing(10),
     params:
         **code("gather"),
     message:

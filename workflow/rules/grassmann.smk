@@ -19,8 +19,8 @@ rule grassmann_block:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         **code("grassmann_block"),
         spec=lookup(
@@ -101,8 +101,8 @@ rule grassmann_figures:
         "../envs/iredinterp.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=10,
+        mem_mb=growing(4000),
+        runtime=growing(10),
     params:
         **code("grassmann_figures"),
     message:

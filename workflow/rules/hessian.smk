@@ -20,8 +20,8 @@ rule hessian_block:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=growing(8000),
+        runtime=growing(60),
     params:
         **code("hessian_block"),
         spec=lookup(
@@ -92,8 +92,8 @@ rule hessian_figures:
         "../envs/iredinterp.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=10,
+        mem_mb=growing(4000),
+        runtime=growing(10),
     params:
         **code("hessian_figures"),
     message:

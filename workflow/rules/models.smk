@@ -12,8 +12,8 @@ rule train:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=growing(4000),
+        runtime=growing(240),
     params:
         **code("train"),
         recipe=lookup("training/{recipe}", within=config),
@@ -58,8 +58,8 @@ rule competence:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         **code("competence"),
         spec=lookup(

@@ -9,8 +9,8 @@ rule planted_network:
         "../envs/iredinterp.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=10,
+        mem_mb=growing(4000),
+        runtime=growing(10),
     params:
         **code("planted"),
         spec=lookup("problems/{problems}", within=config),
@@ -33,8 +33,8 @@ rule expected:
         "../envs/iredinterp.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=10,
+        mem_mb=growing(4000),
+        runtime=growing(10),
     params:
         **code("expected"),
         spec=lookup("problems/{problems}", within=config),
@@ -57,8 +57,8 @@ rule planted_dictionary:
         "../envs/iredinterp.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         **code("planted_dictionary"),
         spec=lookup("problems/{problems}", within=config),
@@ -86,8 +86,8 @@ rule calibration:
         "../envs/iredinterp.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=10,
+        mem_mb=growing(4000),
+        runtime=growing(10),
     params:
         **code("calibration"),
         analyses=list(STUDY_METRICS),

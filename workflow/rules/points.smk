@@ -17,8 +17,8 @@ rule points:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         **code("points"),
         spec=lookup(
@@ -58,8 +58,8 @@ rule gradients:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         **code("gradients"),
         spec=lookup(

@@ -8,8 +8,8 @@ rule problems:
         "../envs/iredinterp.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=growing(2000),
+        runtime=growing(10),
     params:
         **code("problems"),
         spec=lookup("problems/{problems}", within=config),

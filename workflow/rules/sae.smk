@@ -13,8 +13,8 @@ rule sae_field:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=growing(8000),
+        runtime=growing(120),
     params:
         **code("sae_field"),
         spec=lookup(
@@ -54,8 +54,8 @@ rule sae_train:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=growing(8000),
+        runtime=growing(120),
     params:
         **code("sae_train"),
         spec=lookup(
@@ -169,8 +169,8 @@ rule sae_figures:
         "../envs/iredinterp.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=10,
+        mem_mb=growing(4000),
+        runtime=growing(10),
     params:
         **code("sae_figures"),
         fields=config["sae"]["fields"],

@@ -18,8 +18,8 @@ rule tangent_block:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=growing(8000),
+        runtime=growing(60),
     params:
         **code("tangent_block"),
         spec=lookup(
@@ -80,8 +80,8 @@ rule tangent_figures:
         "../envs/iredinterp.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=10,
+        mem_mb=growing(4000),
+        runtime=growing(10),
     params:
         **code("tangent_figures"),
     message:

@@ -19,8 +19,8 @@ rule verdicts:
         "../envs/iredinterp.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=30,
+        mem_mb=growing(8000),
+        runtime=growing(30),
     params:
         **code("verdicts"),
         analyses=list(STUDY_METRICS),
@@ -52,8 +52,8 @@ rule scorecard:
         "../envs/iredinterp.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         **code("scorecard"),
         families=FAMILIES,

@@ -1,0 +1,93 @@
+"""A copy of the project that tests run Snakemake in."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+MODEL = "inverse-n5-seed0"
+PROBLEMS = "inverse-n5"
+SMALL = {
+    "select": [MODEL],
+    "sampling": {"count": 4, "block": 4, "seed": 0},
+    "points": {"kinds": ["q_sample", "minimum"], "draws": 1, "seed": 0},
+    "competence": {"count": 100, "seed": 1},
+    "sae": {
+        "problems": 40,
+        "widths": [30],
+        "k": [2, 4],
+        "steps": 20,
+        "batch": 128,
+        "nulls": ["gaussian", "pca"],
+        "permutations": 5,
+        "effects": 1,
+    },
+}
+OTHER_RECIPE = {
+    "problems": PROBLEMS,
+    "hidden": 8,
+    "phases": [{"steps": 9, "learning_rate": 0.1, "contrastive": True}],
+}
+TARGETS = {"all", "cards", "planted"}
+TARGETS |= {"exp001", "hessian", "exp003", "sae", "exp004", "grassmann", "exp005", "tangent"}
+
+
+class Project:
+    """A copy of the project in a folder of its own."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        for name in ("workflow", "scripts", "src", "config", "profiles", "resources"):
+            shutil.copytree(
+                ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+            )
+        self.configure(SMALL)
+
+    def copied(self, folder: Path) -> "Project":
+        """The same with its results, in another folder."""
+        copy = Project.__new__(Project)
+        copy.folder = folder
+        # Dates matter: a newer input is looked at again.
+        shutil.copytree(self.folder, folder, copy_function=shutil.copy2)
+        return copy
+
+    def configure(self, values: dict) -> None:
+        path = self.folder / "config/config.yaml"
+        config = yaml.safe_load(path.read_text())
+        for section, entry in values.items():
+            config[section] = {**config[section], **entry} if isinstance(entry, dict) else entry
+        path.write_text(yaml.safe_dump(config))
+
+    def edit(self, path: str, old: str, new: str) -> None:
+        text = (self.folder / path).read_text()
+        assert text.count(old) >= 1, f"{old!r} is not in {path}"
+        (self.folder / path).write_text(text.replace(old, new, 1))
+
+    def snakemake(self, *arguments: str, fails: bool = False) -> str:
+        environment = os.environ | {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"}
+        run = subprocess.run(
+            [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        output = run.stdout + run.stderr
+        assert (run.returncode != 0) == fails, output
+        return output
+
+    def planned(self, *arguments: str) -> dict[str, int]:
+        """Jobs a dry run lists, but for the targets that only collect."""
+        counts = re.findall(r"^(\w+) +(\d+)$", self.snakemake("--dry-run", *arguments), re.MULTILINE)
+        return {rule: int(count) for rule, count in counts if rule not in TARGETS | {"total"}}
+
+    def artifacts(self) -> dict[str, bytes]:
+        results = self.folder / "results"
+        return {
+            str(path.relative_to(results)): path.read_bytes() for path in results.rglob("*") if path.is_file()
+        }
