@@ -141,3 +141,10 @@ def test_bad_requests_say_what_to_do(network, problems):
         under("shuffled", network, problems)
     with pytest.raises(ConfigError, match=r"found 1 problem, needs 2: raise sampling\.count"):
         under("shuffled_x", network, problems.slice(0, 1))
+
+
+def test_a_network_of_other_dimensions_is_refused_under_every_condition(network, problems):
+    other = ProblemSpec(SPEC.task, SPEC.n + 1)
+    for condition in CONDITIONS:
+        with pytest.raises(ConfigError, match=r"the checkpoint takes \(d_x, d\) = .* set models\.NAME\.problems"):
+            setting(condition, network, other, problems)

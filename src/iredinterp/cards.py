@@ -26,7 +26,11 @@ def score_model(model: EnergyMLP, spec: ProblemSpec, count: int, seed: int) -> C
         spec: the distribution to test on.
         count: fresh problems (the official evaluation takes 22 batches of 256).
         seed: of the problems and of the sampler's first states.
+
+    Raises:
+        ConfigError: the network does not fit the problems.
     """
+    spec.check_sizes(model.dim_x, model.dim_y)
     generator = torch.Generator().manual_seed(seed)
     model = model.to(torch.float32)
 

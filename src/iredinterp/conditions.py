@@ -65,11 +65,12 @@ def setting(
         calibration: fresh problems on which oracle_noise measures the errors of the trained model.
 
     Raises:
-        ConfigError: no such condition, or a shuffle of one problem.
+        ConfigError: no such condition, a shuffle of one problem, or a network that does not fit the problems.
         TaskError: the oracle is asked for where there is no computable reference.
     """
     if condition not in _BUILDERS:
         raise ConfigError(f"condition {condition!r} is unknown; use one of {', '.join(_BUILDERS)}")
+    spec.check_sizes(energy.dim_x, energy.dim_y)
     oracle = None
     try:
         oracle = _reference(energy, spec)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from iredinterp.errors import ConfigError
@@ -16,6 +17,8 @@ CONDITIONS = (
     "oracle",
     "oracle_noise",
 )
+# Numbers that need not be whole. JSON schemas take 5.0 for an integer, and NaN for within any bounds.
+REAL = {"kappa", "observed", "noise", "l1", "learning_rate", "radii", "ema_decay", "clip"}
 
 
 def check_config(config: Mapping) -> None:
@@ -27,6 +30,13 @@ def check_config(config: Mapping) -> None:
     Raises:
         ConfigError: names the key, what was found and what is defined.
     """
+    for key, value in _leaves(config):
+        real = key.rpartition(".")[2] in REAL
+        if isinstance(value, float) and not (real and math.isfinite(value)):
+            allowed = "a finite number" if real else "an integer, without a decimal point"
+            raise ConfigError(f"{key}: found {value}; write {allowed}")
+    for name, problem in config["problems"].items():
+        _check_problem(f"problems.{name}", problem)
     for section in ("models", "training"):
         for name, entry in config[section].items():
             _require(entry["problems"], config["problems"], f"{section}.{name}.problems", "problems")
@@ -44,6 +54,9 @@ def check_config(config: Mapping) -> None:
             f"sae.k: found {max(sae['k'])} latents in use of {min(sae['widths'])} (sae.widths); lower k or "
             "raise the width"
         )
+    radii = config["grassmann"]["radii"]
+    if radii != sorted(radii):
+        raise ConfigError(f"grassmann.radii: found {radii}; write them in ascending order")
     models = expanded_models(config)
     for name in selected_models(config):
         family = models[name]["replicate"]["family"]
@@ -76,7 +89,10 @@ def expanded_models(config: Mapping) -> dict[str, dict]:
             paths = {
                 name: entry["permuted" if name == "permuted_targets" else "checkpoint"] for name in defined
             }
-            models[family if seed is None else f"{family}-seed{seed}"] = {
+            name = family if seed is None else f"{family}-seed{seed}"
+            if name in models:
+                raise ConfigError(f"models.{family}.seeds: there is another model {name}; rename one of them")
+            models[name] = {
                 "replicate": {"family": family, "seed": seed},
                 "problems": entry["problems"],
                 "weights": entry["weights"],
@@ -138,6 +154,38 @@ def undefined_condition(condition: str, family: str, config: Mapping) -> str:
     if condition.startswith("oracle") and intractable:
         return "no computable reference for completion of rank 2 or more, or from noisy entries"
     return ""
+
+
+def _leaves(value, key: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted key and value of everything that is set."""
+    if isinstance(value, Mapping):
+        for name, entry in value.items():
+            if not isinstance(name, str):
+                raise ConfigError(f"{key or 'top level'}: found the name {name!r}; put it in quotes")
+            yield from _leaves(entry, f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for entry in value:
+            yield from _leaves(entry, key)
+    else:
+        yield key, value
+
+
+def _check_problem(key: str, problem: Mapping) -> None:
+    """Refuse what a distribution of problems cannot have together, as `ProblemSpec` would in every job."""
+    task, n, rank, kappa = (problem[name] for name in ("task", "n", "rank", "kappa"))
+    if rank is not None and (task != "completion" or rank > n):
+        raise ConfigError(f"{key}.rank: found {rank}; only completion has a rank, of at most n = {n}")
+    if kappa is not None and task != "inverse":
+        raise ConfigError(f"{key}.kappa: found {kappa}; only inverse has a condition number: leave kappa out")
+    if problem["ood"] and (rank, kappa) != (None, None):
+        raise ConfigError(
+            f"{key}.ood: found true; only distributions without rank and kappa have an ood variant"
+        )
+    for name, fixed in (("factors", "normal"), ("observed", 0.5), ("noise", 0)):
+        if rank is None and problem[name] != fixed:
+            raise ConfigError(
+                f"{key}.{name}: found {problem[name]}; it is {fixed} where no rank is given: leave it out"
+            )
 
 
 def _require(name: str, defined, key: str, section: str) -> None:

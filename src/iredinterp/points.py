@@ -141,12 +141,7 @@ def model_keys(
     Raises:
         ConfigError: the network does not fit the problems.
     """
-    found, expected = (energy.dim_x, energy.dim_y), (spec.dim_x, spec.dim_y)
-    if found != expected:
-        raise ConfigError(
-            f"models.{name}: the checkpoint takes (d_x, d) = {found}, but its problems ({spec.task}, "
-            f"n={spec.n}) have {expected}; set models.{name}.problems to the distribution it was trained on"
-        )
+    spec.check_sizes(energy.dim_x, energy.dim_y, name)
     return {
         "model": name,
         "family": name if family is None else family,

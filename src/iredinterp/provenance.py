@@ -22,9 +22,16 @@ FILLERS = {"add", "append", "extend", "insert", "register", "setdefault", "updat
 
 
 def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file's content, in hexadecimal.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a file") from error
 
 
 def _sha256s(paths: str | Path | Sequence[str | Path]) -> str | list[str]:
@@ -288,6 +295,8 @@ def _parse(path: Path, source: bytes, package: str, is_script: bool = False) -> 
         tree = ast.parse(source, filename=str(path))
     except SyntaxError as error:
         raise ConfigError(f"{path}:{error.lineno}: not valid Python: {error.msg}") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise ConfigError(f"{path}: not valid Python: {error}") from error
     _drop_docstrings(tree)
     return _Module(tree, package, is_script)
 

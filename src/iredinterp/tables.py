@@ -50,7 +50,7 @@ def write_table(table: pa.Table, path: str | Path, provenance: Mapping) -> None:
     footer = {FOOTER_KEY: _footer(provenance, path)}
     table = _sorted(table).replace_schema_metadata(footer)
     with atomic_file(path) as file:
-        pq.write_table(table, file, compression="zstd")
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 
 def write_stream(
@@ -87,6 +87,7 @@ def write_stream(
             compression="zstd",
             use_dictionary=others,
             use_byte_stream_split=floats,
+            write_page_checksum=True,
         ) as writer,
     ):
         for group in _regrouped(chain([first], batches), schema, row_group, path):
@@ -107,6 +108,8 @@ def read_table(path: str | Path, columns: list[str] | None = None) -> pa.Table:
     with _opened(path) as file:
         _check_columns(file, columns, path)
         table = file.read(columns=columns)
+    if columns is None:
+        _reject_silent_gaps(table, Path(path))
     return table.select(columns) if columns is not None else table
 
 
@@ -129,6 +132,8 @@ def read_stream(
         order = range(count) if generator is None else torch.randperm(count, generator=generator).tolist()
         for group in order:
             table = file.read_row_group(group, columns=columns)
+            if columns is None:
+                _reject_silent_gaps(table, Path(path))
             yield table.select(columns) if columns is not None else table
 
 
@@ -201,6 +206,8 @@ def tensor_column(table: pa.Table, name: str) -> Tensor:
         raise TableError(f"column {name!r} ({column.type}) has {column.null_count} nulls; drop those rows")
     shape = column.type.shape if isinstance(column, pa.ExtensionArray) else []
     flat = column.storage.flatten() if shape else column
+    if shape and flat.null_count:
+        raise TableError(f"column {name!r} has {flat.null_count} nulls inside its tensors; drop those rows")
     array = flat.to_numpy(zero_copy_only=False, writable=True)
     return torch.from_numpy(array.reshape(len(column), *shape))
 
@@ -322,6 +329,8 @@ def _leaf(field: pa.Field) -> str:
 
 def _check_columns(file: pq.ParquetFile, columns: list[str] | None, path: str | Path) -> None:
     available = file.schema_arrow.names
+    if repeated := [name for name, count in Counter(available).items() if count > 1]:
+        raise TableError(f"{path}: several columns are named {repeated[0]!r}; make the file again")
     for name in columns or ():
         if name not in available:
             raise TableError(f"{path}: no column {name!r}; it has {', '.join(available)}")
@@ -368,11 +377,13 @@ def _footer(provenance: Mapping, path: Path) -> bytes:
 @contextmanager
 def _opened(path: str | Path) -> Iterator[pq.ParquetFile]:
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             footer = (file.metadata.metadata or {}).get(FOOTER_KEY)
             if footer is None:
                 raise TableError(f"{path}: no `iredinterp` footer; read files that write_table made")
-            if (found := json.loads(footer).get("schema_version")) != SCHEMA_VERSION:
+            provenance = json.loads(footer)
+            found = provenance.get("schema_version") if isinstance(provenance, dict) else None
+            if found != SCHEMA_VERSION:
                 raise TableError(
                     f"{path}: schema version found {found}, expected {SCHEMA_VERSION}; "
                     "delete the file and make it again with this version of iredinterp"
@@ -380,7 +391,7 @@ def _opened(path: str | Path) -> Iterator[pq.ParquetFile]:
             yield file
     except FileNotFoundError as error:
         raise TableError(f"{path}: no such file; run the rule that makes it") from error
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
         raise TableError(
             f"{path}: not a whole Parquet file, perhaps cut short; delete it and make it again ({error})"
         ) from error

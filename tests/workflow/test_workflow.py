@@ -375,7 +375,9 @@ def test_a_checkpoint_of_another_size_is_told_from_its_problems(project):
             }
         }
     )
-    output = project.snakemake(f"results/points/{MODEL}/trained/block-0.parquet", fails=True)
+    targets = [f"results/points/{MODEL}/trained/block-0.parquet", f"results/competence/{MODEL}.parquet"]
+    output = project.snakemake("--keep-going", *targets, fails=True)
+    assert output.count("the checkpoint takes (d_x, d) = (25, 25), but its problems (inverse, n=20)") > 1
     assert (
         f"models.{MODEL}: the checkpoint takes (d_x, d) = (25, 25), but its problems (inverse, n=20)"
         in output

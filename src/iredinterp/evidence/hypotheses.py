@@ -7,8 +7,8 @@ refused with file, line and key: a registration that is silently misread is wors
 from __future__ import annotations
 
 import hashlib
-import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +141,8 @@ def read_hypotheses(path: str | Path) -> Registration:
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         problem = getattr(error, "problem", None) or error
         raise ConfigError(f"{where}: not YAML ({problem}); correct this line") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deep to be read; write it flat") from error
     if node is None:
         raise ConfigError(f"{path}:1: the file is empty; declare {', '.join(REGISTRATION)}")
     read = _Reader(path).mapping(node, REGISTRATION, "")
@@ -185,12 +187,8 @@ class _Each:
 
 def _number(allowed: str, accepts: Callable[[float], bool]) -> _Scalar:
     def is_such(value: object) -> bool:
-        return (
-            isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and math.isfinite(value)
-            and accepts(value)
-        )
+        # Not math.isfinite, which fails for integers that no float can hold.
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max and accepts(value)
 
     return _Scalar(allowed, is_such)
 

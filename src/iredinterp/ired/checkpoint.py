@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,10 +76,13 @@ def load_checkpoint(path: str | Path, weights: str = "ema") -> Checkpoint:
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     read = _read_safetensors if path.suffix == ".safetensors" else _read_official
     parameters, buffers, step, record = read(path, weights)
+    if type(step) is not int or step < 0:
+        raise CheckpointError(f"{path}: key 'step': expected an integer, found {step!r}; it counts steps")
     _check_parameters(path, weights, parameters)
     kept = {value.dtype for value in parameters.values()} == {torch.float64}
     precision = torch.float64 if kept else torch.float32
     parameters = {name: value.to(precision) for name, value in parameters.items()}
+    _refuse_infinite(path, parameters)
     schedule = _schedule(path, buffers).to(precision)
     return Checkpoint(EnergyMLP(parameters, schedule), weights, step, sha256, record)
 
@@ -110,15 +114,35 @@ def save_checkpoint(
         file.write(save(tensors, metadata=header))
 
 
-def _read_official(path: Path, weights: str):
+def load_plain(path: str | Path, device: torch.device | str = "cpu") -> object:
+    """What `torch.save` wrote, if it is tensors, numbers, texts and containers of them; no code is executed.
+
+    Args:
+        path: a file of torch.
+        device: where the tensors go.
+
+    Raises:
+        CheckpointError: the file is absent, damaged, or carries other objects.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # torch writes a checksum of every tensor, but does not compare it.
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise CheckpointError(f"{path}: {damaged} is damaged: its checksum differs")
+        return torch.load(path, map_location=device, weights_only=True)
+    except CheckpointError:
+        raise
     except Exception as error:  # torch raises a dozen unrelated types on damaged or hostile files
         raise CheckpointError(
-            f"{path}: not readable as a plain checkpoint. Expected the .pt that the official train.py saves; "
-            f"it is truncated, not a torch file, or carries objects other than tensors and numbers, which "
-            f"are refused because loading them would run code. torch says: {_first_line(error)}"
+            f"{path}: not readable as a plain checkpoint; it is truncated, not a torch file, or carries "
+            f"objects other than tensors and numbers, which are refused because loading them would run code. "
+            f"torch says: {_first_line(error)}"
         ) from error
+
+
+def _read_official(path: Path, weights: str):
+    content = load_plain(path)
     if not isinstance(content, dict) or not OFFICIAL_KEYS.issuperset(content) or "model" not in content:
         found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(
@@ -131,6 +155,8 @@ def _read_official(path: Path, weights: str):
             f"{path}: key {section!r}: expected a state dict, found {type(state).__name__}; "
             f"try weights={'raw' if weights == 'ema' else 'ema'!r}"
         )
+    if strange := [name for name in state if not isinstance(name, str)]:
+        raise CheckpointError(f"{path}: key {section!r}: expected names of tensors, found {strange[0]!r}")
     state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     parameters = {n.removeprefix("model.ebm."): v for n, v in state.items() if n.startswith("model.ebm.")}
     buffers = {name: value for name, value in state.items() if not name.startswith("model.")}
@@ -141,10 +167,7 @@ def _read_official(path: Path, weights: str):
         )
     known = {*BUFFER_NAMES, *OTHER_OFFICIAL_BUFFERS, *(f"model.ebm.{name}" for name in parameters)}
     _refuse_extra(path, section, set(state) - known)
-    step = content.get("step")
-    if not isinstance(step, int):
-        raise CheckpointError(f"{path}: key 'step': expected an integer, found {step!r}")
-    return parameters, buffers, step, {}
+    return parameters, buffers, content.get("step"), {}
 
 
 def _read_safetensors(path: Path, weights: str):
@@ -170,16 +193,18 @@ def _read_safetensors(path: Path, weights: str):
         )
     try:
         step, record = int(header["step"]), json.loads(header["record"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: header keys 'step' and 'record': {_first_line(error)}") from error
+    if not isinstance(record, dict):
+        raise CheckpointError(
+            f"{path}: header key 'record': expected a JSON object, found {type(record).__name__}"
+        )
     return groups[weights], groups.get("schedule", {}), step, record
 
 
 def _check_parameters(path: Path, weights: str, parameters: Mapping[str, Tensor]) -> None:
     for name, value in parameters.items():
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            found = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise CheckpointError(f"{path}: key {name!r}: expected a floating-point tensor, found {found}")
+        _check_stored(path, name, value)
     first, last = (parameters.get(name) for name in ("fc1.weight", "fc4.weight"))
     if first is None or last is None or first.ndim != 2 or last.ndim != 2 or first.shape[1] <= last.shape[0]:
         raise CheckpointError(
@@ -201,8 +226,28 @@ def _check_parameters(path: Path, weights: str, parameters: Mapping[str, Tensor]
                 f"{path}: key {name!r}: expected shape {shape} (from fc1 and fc4), "
                 f"found {tuple(parameters[name].shape)}"
             )
-        if not torch.isfinite(parameters[name]).all():
-            count = int((~torch.isfinite(parameters[name])).sum())
+
+
+def _check_stored(path: Path, name: str, value: object) -> None:
+    """Refuse what is no tensor of real numbers that are all in the file."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        found = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise CheckpointError(f"{path}: key {name!r}: expected a floating-point tensor, found {found}")
+    if value.layout != torch.strided or value.is_meta:
+        found = "no numbers" if value.is_meta else value.layout
+        raise CheckpointError(f"{path}: key {name!r}: expected a dense tensor, found {found}")
+    # A view can repeat one number into a shape that fills the memory.
+    stored = value.untyped_storage().nbytes() // value.element_size()
+    if not 0 < value.numel() <= stored:
+        raise CheckpointError(
+            f"{path}: key {name!r}: expected as many numbers as its shape {tuple(value.shape)} says and at "
+            f"least one, found {stored}"
+        )
+
+
+def _refuse_infinite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    for name, value in tensors.items():
+        if count := int((~torch.isfinite(value)).sum()):
             raise CheckpointError(
                 f"{path}: key {name!r}: expected finite numbers, found {count} NaN or infinite"
             )
@@ -210,15 +255,15 @@ def _check_parameters(path: Path, weights: str, parameters: Mapping[str, Tensor]
 
 def _schedule(path: Path, buffers: Mapping[str, Tensor]) -> Schedule:
     for name in BUFFER_NAMES:
-        value = buffers.get(name)
-        if not isinstance(value, Tensor) or value.ndim != 1 or value.shape != buffers["betas"].shape:
-            found = tuple(value.shape) if isinstance(value, Tensor) else "nothing"
-            raise CheckpointError(f"{path}: key {name!r}: expected one constant per level, found {found}")
-        if not torch.isfinite(value).all():
-            raise CheckpointError(
-                f"{path}: key {name!r}: expected finite level constants, found NaN or infinite"
-            )
-    return Schedule(**{name: buffers[name].to(torch.float32) for name in BUFFER_NAMES})
+        if name not in buffers:
+            raise CheckpointError(f"{path}: key {name!r}: expected one constant per level, found nothing")
+        _check_stored(path, name, buffers[name])
+        shape = tuple(buffers[name].shape)
+        if len(shape) != 1 or shape != tuple(buffers["betas"].shape):
+            raise CheckpointError(f"{path}: key {name!r}: expected one constant per level, found {shape}")
+    constants = {name: buffers[name].to(torch.float32) for name in BUFFER_NAMES}
+    _refuse_infinite(path, constants)
+    return Schedule(**constants)
 
 
 def _refuse_extra(path: Path, where: str, extra: set[str]) -> None:

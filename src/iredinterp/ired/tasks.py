@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields
 import torch
 from torch import Tensor
 
-from iredinterp.errors import TaskError
+from iredinterp.errors import ConfigError, TaskError
 
 TASKS = ("addition", "inverse", "completion")
 FACTORS = ("normal", "positive")
@@ -157,6 +157,25 @@ class ProblemSpec:
     def dim_x(self) -> int:
         """Length of x: two matrices for addition, else one."""
         return 2 * self.dim_y if self.task == "addition" else self.dim_y
+
+    def check_sizes(self, dim_x: int, dim_y: int, name: str = "NAME") -> None:
+        """Refuse a network of other dimensions than these problems.
+
+        Args:
+            dim_x: of the network.
+            dim_y: likewise.
+            name: of the model in the configuration.
+
+        Raises:
+            ConfigError: they differ.
+        """
+        found, expected = (dim_x, dim_y), (self.dim_x, self.dim_y)
+        if found != expected:
+            raise ConfigError(
+                f"models.{name}: the checkpoint takes (d_x, d) = {found}, but its problems ({self.task}, "
+                f"n={self.n}) have {expected}; set models.{name}.problems to the distribution it was "
+                "trained on"
+            )
 
     def to_dict(self) -> dict:
         """The specification as plain values, for a configuration or a table footer."""

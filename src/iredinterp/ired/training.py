@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iredinterp.errors import TrainingError
+from iredinterp.errors import CheckpointError, TrainingError
 from iredinterp.files import atomic_file
-from iredinterp.ired.checkpoint import save_checkpoint
+from iredinterp.ired.checkpoint import load_plain, save_checkpoint
 from iredinterp.ired.competence import baseline_predictions
-from iredinterp.ired.model import EnergyMLP, random_parameters
+from iredinterp.ired.model import EnergyMLP, parameter_shapes, random_parameters
 from iredinterp.ired.sampler import ANSWER_LIMIT, descend, sample
 from iredinterp.ired.schedule import Schedule, cosine_schedule
 from iredinterp.ired.tasks import Problems, ProblemSpec, draw_problems
@@ -141,18 +141,20 @@ class TrainingState:
         """Read a state written by `save`.
 
         Raises:
-            TrainingError: it belongs to another recipe or other seeds.
+            TrainingError: it belongs to another recipe or other seeds, or is damaged.
         """
-        content = torch.load(path, map_location=device, weights_only=True)
-        if content["recipe"] != recipe.to_dict() or content["seeds"] != list(seeds):
+        try:
+            content = load_plain(path, device)
+            identity = content["recipe"], content["seeds"]
+            if identity == (recipe.to_dict(), list(seeds)):
+                generators = [_generator_at(state) for state in content["generators"]]
+                found = {**content, "recipe": recipe, "seeds": tuple(seeds), "generators": generators}
+                return _checked(cls(**found))
+        except (CheckpointError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise TrainingError(
-                f"{path}: saved by another recipe or for other seeds; delete it to start anew"
-            )
-        generators = []
-        for state in content["generators"]:
-            generators.append(torch.Generator())
-            generators[-1].set_state(state.cpu())
-        return cls(**{**content, "recipe": recipe, "seeds": tuple(seeds), "generators": generators})
+                f"{path}: not a whole training state; delete it to start anew ({error})"
+            ) from error
+        raise TrainingError(f"{path}: saved by another recipe or for other seeds; delete it to start anew")
 
 
 def initial_state(recipe: Recipe, seeds: Sequence[int], device: torch.device | str = "cpu") -> TrainingState:
@@ -327,6 +329,38 @@ def losses(
     both = network.energy(torch.cat([x, x], -2), torch.cat([positive, negative], -2), torch.cat([t, t], -1))
     right_energy, wrong_energy = both.chunk(2, -1)
     return denoising, F.softplus(right_energy - wrong_energy).mean(-1)
+
+
+def _generator_at(state: Tensor) -> torch.Generator:
+    generator = torch.Generator()
+    generator.set_state(state.cpu())
+    return generator
+
+
+def _checked(state: TrainingState) -> TrainingState:
+    """The state, if training can go on from it; else ValueError says what is wrong."""
+    spec, count = state.recipe.problems, len(state.seeds)
+    shapes = parameter_shapes(spec.dim_x, spec.dim_y, state.recipe.hidden)
+    groups = {"raw": state.raw, "ema": state.ema}
+    if state.optimiser:
+        moments = state.optimiser["state"]
+        for name in ("exp_avg", "exp_avg_sq"):
+            groups[name] = {key: moments[index][name] for index, key in enumerate(state.raw)}
+    for group, tensors in groups.items():
+        if {name: value.shape for name, value in tensors.items()} != {
+            name: (count, *shape) for name, shape in shapes.items()
+        }:
+            raise ValueError(f"key {group!r}: expected the tensors of {count} networks of the recipe")
+        for name, value in tensors.items():
+            if value.dtype != torch.float32 or not torch.isfinite(value).all():
+                raise ValueError(f"key {group!r}: {name!r}: expected finite float32 numbers")
+    if type(state.step) is not int or not 0 <= state.step <= state.recipe.steps:
+        raise ValueError(f"key 'step': expected 0 … {state.recipe.steps}, found {state.step!r}")
+    if bool(state.optimiser) != (state.step > 0) or len(state.generators) != count:
+        raise ValueError("keys 'optimiser' and 'generators': expected those of every network")
+    if not isinstance(state.history, list) or not all(isinstance(row, dict) for row in state.history):
+        raise ValueError("key 'history': expected a list of rows")
+    return state
 
 
 def _draw_batch(

@@ -11,8 +11,10 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import Tensor
 
 from iredinterp.analyses.sae.model import THRESHOLDED, SparseAutoencoder
 from iredinterp.errors import CheckpointError, ConfigError
@@ -101,12 +103,15 @@ def load_saelens(path: str | Path) -> SparseAutoencoder:
     try:
         config = json.loads((path / CONFIG).read_text())
         tensors = load((path / WEIGHTS).read_bytes())
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise CheckpointError(f"{path}: needs a readable {CONFIG} and {WEIGHTS} ({error})") from error
-    ours = (config.get("metadata") or {}).get("iredinterp", {})
+    metadata = (config.get("metadata") or {}) if isinstance(config, dict) else None
+    ours = metadata.get("iredinterp", {}) if isinstance(metadata, dict) else None
+    if not isinstance(ours, dict):
+        raise CheckpointError(f"{path}: {CONFIG} holds no object of settings with an object of metadata")
     architecture = config.get("architecture")
     names = {name: activation for activation, name in ARCHITECTURES.items()}
-    if architecture not in names:
+    if architecture not in list(names):
         raise CheckpointError(
             f"{path}: architecture {architecture!r} is not implemented; expected {', '.join(names)}"
         )
@@ -114,16 +119,45 @@ def load_saelens(path: str | Path) -> SparseAutoencoder:
         if config.get(key, expected) != expected:
             raise CheckpointError(f"{path}: {key} is {config[key]!r}; only {expected!r} is implemented")
     activation = ours.get("activation", names[architecture])
-    expected = {"W_enc", "b_enc", "W_dec", "b_dec"} | ({"threshold"} if activation in THRESHOLDED else set())
-    if tensors.keys() != expected:
-        raise CheckpointError(f"{path}: tensors {sorted(tensors)} found, {sorted(expected)} expected")
+    if activation not in [name for name, written in ARCHITECTURES.items() if written == architecture]:
+        raise CheckpointError(f"{path}: activation {activation!r} is none of architecture {architecture!r}")
+    _check_tensors(path, tensors, activation, config)
     k = ours.get("k", config.get("k", len(tensors["W_dec"]) if activation in THRESHOLDED else None))
-    return SparseAutoencoder(
-        activation,
-        tensors["W_enc"].mT.contiguous(),
-        tensors["b_enc"],
-        tensors["W_dec"],
-        tensors["b_dec"],
-        k,
-        tensors.get("threshold"),
-    )
+    if k is not None and type(k) is not int:
+        raise CheckpointError(f"{path}: k is {k!r}; expected an integer")
+    try:
+        return SparseAutoencoder(
+            activation,
+            tensors["W_enc"].mT.contiguous(),
+            tensors["b_enc"],
+            tensors["W_dec"],
+            tensors["b_dec"],
+            k,
+            tensors.get("threshold"),
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, Tensor], activation: str, config: Mapping) -> None:
+    names = {"W_enc", "b_enc", "W_dec", "b_dec"} | ({"threshold"} if activation in THRESHOLDED else set())
+    if tensors.keys() != names:
+        raise CheckpointError(f"{path}: tensors {sorted(tensors)} found, {sorted(names)} expected")
+    shape = tuple(tensors["W_dec"].shape)
+    given = tuple(config.get(key, size) for key, size in zip(("d_sae", "d_in"), shape, strict=False))
+    if len(shape) != 2 or 0 in shape or given != shape:
+        raise CheckpointError(f"{path}: W_dec has shape {shape}; expected (d_sae, d_in), here {given}")
+    width, d_in = shape
+    shapes = {"W_enc": (d_in, width), "b_enc": (width,), "W_dec": shape, "b_dec": (d_in,)}
+    shapes["threshold"] = (width,)
+    for name, value in tensors.items():
+        if tuple(value.shape) != shapes[name]:
+            raise CheckpointError(
+                f"{path}: {name} has shape {tuple(value.shape)}; W_dec with its {shape} wants {shapes[name]}"
+            )
+        if value.dtype != tensors["W_dec"].dtype or not value.is_floating_point():
+            raise CheckpointError(
+                f"{path}: {name} holds {value.dtype}; expected one floating-point type for all tensors"
+            )
+        if not torch.isfinite(value).all():
+            raise CheckpointError(f"{path}: {name} has entries that are NaN or infinite")

@@ -241,9 +241,25 @@ class SAETrainer:
             with safe_open(path, "pt") as file:
                 header = json.loads(file.metadata()["iredinterp"])
                 found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise TrainingError(f"{path}: not a whole training state; delete it to start anew") from error
-        step, rows = header.pop("step"), header.pop("rows")
+            step, rows = header.pop("step"), header.pop("rows")
+            if any(row.keys() != {*KEYS, *METRICS} for row in rows):
+                raise ValueError("a row of the history has other columns")
+            pa.Table.from_pylist(
+                rows, pa.schema([*KEYS.items(), *((name, pa.float64()) for name in METRICS)])
+            )
+        except (
+            SafetensorError,
+            OSError,
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            RecursionError,
+            pa.ArrowException,
+        ) as error:
+            raise TrainingError(
+                f"{path}: not a whole training state; delete it to start anew ({error})"
+            ) from error
         same_data = all(
             torch.equal(found.get(name, torch.empty(0)), tensors[name].cpu())
             for name in tensors
@@ -252,6 +268,17 @@ class SAETrainer:
         if header != self._identity() or found.keys() != tensors.keys() or not same_data:
             raise TrainingError(
                 f"{path}: saved by another recipe, for other seeds or other vectors; delete it to start anew"
+            )
+        for name, tensor in tensors.items():
+            value = found[name]
+            if (value.shape, value.dtype) != (tensor.shape, tensor.dtype) or not torch.isfinite(value).all():
+                raise TrainingError(
+                    f"{path}: {name}: expected finite {tensor.dtype} of shape {tuple(tensor.shape)}; "
+                    "the file is damaged, delete it to start anew"
+                )
+        if type(step) is not int or not 0 <= step <= self.recipe.steps:
+            raise TrainingError(
+                f"{path}: step: found {step!r}, expected 0 … {self.recipe.steps}; delete it to start anew"
             )
         self.step, self._rows = step, rows
         with torch.no_grad():
