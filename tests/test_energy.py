@@ -210,14 +210,17 @@ def test_a_linear_energy_has_no_curvature_by_any_route(generator):
     assert torch.equal(energy.hvp(x, y, t, x), torch.zeros(4, 6).double())
 
 
-def limited(size):
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory")
+
+
+def limited(size, error=OUT_OF_MEMORY):
     """A function whose memory holds `size` rows."""
     calls = []
 
     def function(rows, more):
         calls.append(len(rows))
         if len(rows) > size:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return rows + more
 
     return function, calls
@@ -233,8 +236,17 @@ def test_chunks_cover_every_row_once_and_in_order(chunk):
     assert len(calls) == -(-20 // chunk)
 
 
-def test_chunks_are_halved_when_memory_runs_out_and_this_is_logged(caplog):
-    function, calls = limited(3)
+@pytest.mark.parametrize(
+    "error",
+    [
+        OUT_OF_MEMORY,
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`"),
+    ],
+    ids=["torch", "cuBLAS", "cuSOLVER"],
+)
+def test_chunks_are_halved_when_memory_runs_out_and_this_is_logged(error, caplog):
+    function, calls = limited(3, error)
     rows = torch.arange(11)
     with caplog.at_level(logging.WARNING, logger="iredinterp"):
         results = list(map_chunks(function, (rows, rows), 8))

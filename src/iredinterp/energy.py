@@ -418,8 +418,9 @@ def map_chunks(function: Callable[..., object], tensors: tuple[Tensor, ...], chu
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    # The CPU allocator raises a bare RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    # The CPU allocator raises a bare RuntimeError, and so do cuBLAS and cuSOLVER for their workspaces.
+    told = ("can't allocate memory", "_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in told)
 
 
 def checked_levels(y: Tensor, t: Tensor | int, schedule: Schedule) -> Tensor:
