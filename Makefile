@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # LAPACK threads inside one small matrix cost more than they give; jobs are the parallelism.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo verdicts test lint format checkpoints benchmark clean
+.PHONY: help setup demo verdicts test lint format checkpoints benchmark faults clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -54,6 +54,9 @@ benchmark: $(READY) ## measure Hessian engines, geometry and training and rewrit
 	@python benchmarks/hessian.py
 	@python benchmarks/grassmann.py
 	@python benchmarks/training.py
+
+faults: $(READY) ## kill runs at random, fill the disk, damage files, and rewrite docs/faults.md
+	@python benchmarks/faults.py
 
 clean: ## delete results, logs and caches; keeps .venv
 	@rm -rf results/* logs .snakemake .pytest_cache .ruff_cache

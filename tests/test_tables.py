@@ -82,6 +82,7 @@ def test_footer_holds_provenance_and_versions_in_sorted_json_and_nothing_of_pand
     write_table(frame, path, {"seed": 7, "parameters": {"b": 1, "a": [1, 2]}})
     assert read_provenance(path) == {
         "schema_version": tables.SCHEMA_VERSION,
+        "columns": "k: int64",
         "seed": 7,
         "parameters": {"a": [1, 2], "b": 1},
         "torch": torch.__version__,

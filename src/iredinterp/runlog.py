@@ -1,5 +1,6 @@
 """The log of one job: what it did, what it warned of, and why it failed."""
 
+import errno
 import logging
 import sys
 import warnings
@@ -26,7 +27,7 @@ def run_log(path: str | Path, threads: int | None = None) -> Iterator[None]:
         threads: how many CPU threads torch may use; its own default if None.
 
     Raises:
-        SystemExit: the job raised one of our errors; its message is in the log and on stderr.
+        SystemExit: the job raised one of our errors or the disk is full; the log and stderr say which.
         Exception: whatever else the job raised, once its traceback is in the log.
     """
     path = Path(path)
@@ -40,13 +41,13 @@ def run_log(path: str | Path, threads: int | None = None) -> Iterator[None]:
             if threads is not None:
                 torch.set_num_threads(threads)
             yield
-        except IredInterpError as error:
-            log.error("%s", error)
-            print(error, file=sys.stderr)
+        except Exception as error:
+            if not (message := _message(error)):
+                log.exception("the job failed")
+                raise
+            log.error("%s", message)
+            print(message, file=sys.stderr)
             raise SystemExit(1) from error
-        except Exception:
-            log.exception("the job failed")
-            raise
 
 
 def progress(iterable: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
@@ -82,6 +83,13 @@ def _root_logs_to(handler: logging.Handler) -> Iterator[None]:
     finally:
         root.handlers = handlers
         root.setLevel(level)
+
+
+def _message(error: Exception) -> str:
+    """What to tell of an error that is not the code's fault; empty where it may be."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.filename}: the disk is full ({error.strerror}); free some space and run again"
+    return str(error) if isinstance(error, IredInterpError) else ""
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -47,7 +47,7 @@ def write_table(table: pa.Table, path: str | Path, provenance: Mapping) -> None:
     path = Path(path)
     table = table.cast(pa.schema([_plain(field) for field in table.schema]))
     _reject_silent_gaps(table, path)
-    footer = {FOOTER_KEY: _footer(provenance, path)}
+    footer = {FOOTER_KEY: _footer(provenance, table.schema, path)}
     table = _sorted(table).replace_schema_metadata(footer)
     with atomic_file(path) as file:
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
@@ -72,11 +72,11 @@ def write_stream(
             without a `reason`, or a provenance that is not JSON.
     """
     path, batches = Path(path), iter(batches)
-    footer = {FOOTER_KEY: _footer(provenance, path)}
     first = next(batches, None)
     if first is None:
         raise TableError(f"{path}: there is nothing to write")
     schema = pa.schema([_plain(field) for field in first.schema])
+    footer = {FOOTER_KEY: _footer(provenance, schema, path)}
     floats = [_leaf(field) for field in schema if _is_float(field.type)]
     others = [field.name for field in schema if not _is_float(field.type)]
     with (
@@ -366,10 +366,11 @@ def _reject_silent_gaps(table: pa.Table, path: Path) -> None:
         raise TableError(f"{path}: {silent} rows have neither `value` nor `reason`; say why it is undefined")
 
 
-def _footer(provenance: Mapping, path: Path) -> bytes:
-    versions = {"schema_version": SCHEMA_VERSION, "torch": str(torch.__version__), "numpy": np.__version__}
+def _footer(provenance: Mapping, schema: pa.Schema, path: Path) -> bytes:
+    ours = {"schema_version": SCHEMA_VERSION, "columns": _columns(schema)}
+    versions = {"torch": str(torch.__version__), "numpy": np.__version__}
     try:
-        return json.dumps({**provenance, **versions}, sort_keys=True, allow_nan=False).encode()
+        return json.dumps({**provenance, **ours, **versions}, sort_keys=True, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise TableError(f"{path}: the provenance must be plain JSON: {error}") from error
 
@@ -387,6 +388,12 @@ def _opened(path: str | Path) -> Iterator[pq.ParquetFile]:
                 raise TableError(
                     f"{path}: schema version found {found}, expected {SCHEMA_VERSION}; "
                     "delete the file and make it again with this version of iredinterp"
+                )
+            columns = _columns(file.schema_arrow)
+            if provenance.get("columns", columns) != columns:
+                raise TableError(
+                    f"{path}: edited since it was written: found the columns {columns}, "
+                    f"expected {provenance['columns']}; delete the file and make it again"
                 )
             yield file
     except FileNotFoundError as error:
