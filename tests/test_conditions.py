@@ -146,5 +146,7 @@ def test_bad_requests_say_what_to_do(network, problems):
 def test_a_network_of_other_dimensions_is_refused_under_every_condition(network, problems):
     other = ProblemSpec(SPEC.task, SPEC.n + 1)
     for condition in CONDITIONS:
-        with pytest.raises(ConfigError, match=r"the checkpoint takes \(d_x, d\) = .* set models\.NAME\.problems"):
+        with pytest.raises(
+            ConfigError, match=r"the checkpoint takes \(d_x, d\) = .* set models\.NAME\.problems"
+        ):
             setting(condition, network, other, problems)
