@@ -34,7 +34,7 @@ verdicts: $(READY) ## judge the registered hypotheses on every bundled seed and 
 	@echo "The report is at $(CURDIR)/results/report.html, the verdicts alone at $(CURDIR)/results/verdicts.html"
 
 test: $(READY) ## run every test
-	@python -m pytest --numprocesses 2 --dist loadgroup
+	@python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(READY) ## check style: ruff, snakefmt, snakemake --lint
 	@ruff check .

@@ -7,11 +7,6 @@ import pytest
 import torch
 
 
-def pytest_collection_modifyitems(items):
-    # The groups that one worker runs alone take longest; begun first, they end while the others go on.
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
-
-
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)

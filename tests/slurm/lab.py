@@ -25,6 +25,8 @@ DAEMONS = ("slurmctld", *(f"slurmd-{node}" for node in NODES), "munged")
 PORTS = (16817, 16820, 16821, 16822)
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "sacct", "scancel", "sinfo")
+# The daemons live where not every PATH leads.
+os.environ["PATH"] += ":/usr/sbin:/sbin"
 START = 60  # seconds
 INSTALLATION = 300  # seconds
 

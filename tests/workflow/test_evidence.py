@@ -6,8 +6,6 @@ from project import Project
 from iredinterp.config import CONDITIONS
 from iredinterp.tables import read_provenance, read_table
 
-pytestmark = pytest.mark.xdist_group("evidence")
-
 FAMILY = "inverse-n5"
 SEEDS = (0, 1)
 CHECKPOINT = "resources/checkpoints/inverse-n5{}-seed{{seed}}.safetensors"

@@ -11,8 +11,6 @@ from project import MODEL, OTHER_RECIPE, PROBLEMS, ROOT, Project
 
 from iredinterp.tables import read_provenance, read_table
 
-pytestmark = pytest.mark.xdist_group("workflow")
-
 # One block each: of the model and its oracle, of all seven conditions, and of the planted network.
 EXP001 = {
     "problems": 1,
