@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from scipy.stats import binom, norm
 
 from iredinterp.errors import ConfigError
@@ -58,6 +59,23 @@ def test_one_figure_drawn_twice_gives_the_same_bytes_in_every_format(tmp_path, s
         assert not re.search(rb"CreationDate|Creator|Producer|dc:date|Software|matplotlib\.org", content)
     starts = [path.read_bytes()[:5] for path in first]
     assert starts == [b"%PDF-", b"<?xml", b"\x89PNG\r"]
+
+
+def test_rounding_in_the_layout_reaches_no_file(tmp_path, seed):
+    class Rounded(ConstrainedLayoutEngine):
+        def execute(self, fig):
+            super().execute(fig)
+            for ax in fig.axes:
+                noise = 1e-13 * np.random.default_rng().standard_normal(4)
+                ax._set_position(np.array(ax.get_position(original=True).bounds) + noise)
+
+    contents = []
+    for layout in (ConstrainedLayoutEngine(), Rounded(), Rounded()):
+        figure = drawing(seed)
+        figure.set_layout_engine(layout)
+        save_figure(figure, tmp_path / "a.svg")
+        contents.append((tmp_path / "a.svg").read_bytes())
+    assert contents[0] == contents[1] == contents[2]
 
 
 def test_png_has_two_hundred_dots_per_inch(tmp_path):

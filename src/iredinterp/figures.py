@@ -123,11 +123,21 @@ def save_figure(figure: Figure, *paths: str | Path) -> None:
             if path.suffix not in METADATA:
                 raise ConfigError(f"{path}: figures are written as {', '.join(METADATA)} only")
         with style():
+            _settle(figure)
             for path in map(Path, paths):
                 with atomic_file(path) as file:
                     figure.savefig(file, format=path.suffix[1:], metadata=METADATA[path.suffix])
     finally:
         plt.close(figure)
+
+
+def _settle(figure: Figure) -> None:
+    # The solver behind the constrained layout is exact to rounding only, and the names of an SVG's clip paths
+    # are digests of the axes' bounds: without this, two runs may differ in their last bits.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        axes.set_position(np.round(axes.get_position(original=True).bounds, 6))
 
 
 def confidence_band(

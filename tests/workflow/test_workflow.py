@@ -366,17 +366,18 @@ def test_a_checkpoint_of_another_size_is_told_from_its_problems(project):
     project.configure(
         {
             "models": {
-                MODEL: {
+                "mine": {
                     "checkpoint": f"resources/checkpoints/{MODEL}.safetensors",
                     "problems": "inverse-n20",
                 }
-            }
+            },
+            "select": ["mine"],
         }
     )
-    targets = [f"results/points/{MODEL}/trained/block-0.parquet", f"results/competence/{MODEL}.parquet"]
+    targets = ["results/points/mine/trained/block-0.parquet", "results/competence/mine.parquet"]
     output = project.snakemake("--keep-going", *targets, fails=True)
     assert output.count("the checkpoint takes (d_x, d) = (25, 25), but its problems (inverse, n=20)") > 1
     assert (
-        f"models.{MODEL}: the checkpoint takes (d_x, d) = (25, 25), but its problems (inverse, n=20)"
+        "models.mine: the checkpoint takes (d_x, d) = (25, 25), but its problems (inverse, n=20)"
         in output
     )
