@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
 CONFIG = yaml.safe_load((ROOT / "config/config.yaml").read_text())
 FAMILY = "inverse-n5"
+NETWORK = "results/networks/{}-seed{}.safetensors"
 MANUAL = (ROOT / "config/README.md").read_text()
 
 
@@ -95,7 +96,7 @@ def test_every_key_of_the_schema_is_read_by_a_rule():
     rules = (ROOT / "src/iredinterp/config.py").read_text()
     rules += "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
     for section, entry in SCHEMA["properties"].items():
-        whole = re.search(rf'config\["{section}"\](?!\[)|lookup\("{section}/\{{\w+\}}"', rules)
+        whole = re.search(rf'config\["{section}"\](?!\[)|entry\("{section}/\{{\w+\}}"', rules)
         for key in entry.get("properties", {}):
             assert whole or f'config["{section}"]["{key}"]' in rules, f"{section}.{key}"
         assert whole or f'config["{section}"]' in rules or f'"{section}/' in rules, section
@@ -142,6 +143,17 @@ def filled(**changes):
         ),
         (
             {
+                "models": {"mine": {"checkpoint": NETWORK.format("other", 0), "problems": FAMILY}},
+                "select": [],
+            },
+            "models.mine.checkpoint: 'other' is not defined under training",
+        ),
+        (
+            {"models": {"mine": {"checkpoint": NETWORK.format(FAMILY, 8), "problems": FAMILY}}, "select": []},
+            "is trained with none of the seeds [0, 1, 2, 3, 4, 5, 6, 7]; add the seed to training.inverse-n5.seeds",
+        ),
+        (
+            {
                 "models": {
                     "planted-inverse-n5": CONFIG["models"][FAMILY]
                     | {"seeds": [], "checkpoint": "a.pt", "permuted": None}
@@ -150,13 +162,51 @@ def filled(**changes):
             "models.planted-inverse-n5: this name is taken by the planted network of inverse-n5",
         ),
     ],
-    ids=["problems", "training", "select", "k", "file", "permuted", "seeds", "no-seeds", "planted"],
+    ids=[
+        "problems",
+        "training",
+        "select",
+        "k",
+        "file",
+        "permuted",
+        "seeds",
+        "no-seeds",
+        "recipe",
+        "untrained-seed",
+        "planted",
+    ],
 )
 def test_names_that_lead_nowhere_are_refused_with_their_key(change, message, monkeypatch):
     monkeypatch.chdir(ROOT)
     check_config(filled())
     with pytest.raises(ConfigError, match=re.escape(message)):
         check_config(filled(**change))
+
+
+def test_a_network_that_a_recipe_makes_needs_no_file(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    family = {"checkpoint": NETWORK.format(FAMILY, "{seed}"), "seeds": [0, 7], "problems": FAMILY}
+    check_config(filled(models={"mine": family}, select=["mine"]))
+
+
+def test_the_study_for_a_cluster_is_valid_and_has_what_it_promises():
+    study = yaml.safe_load((ROOT / "config/paper.yaml").read_text())
+    merged = {
+        key: {**CONFIG[key], **entry} if isinstance(entry, dict) else entry for key, entry in study.items()
+    }
+    config = filled(**merged)
+    check_config(config)
+    families = config["select"]
+    assert all(config["models"][family]["seeds"] == list(range(8)) for family in families)
+    specs = [config["problems"][config["models"][family]["problems"]] for family in families]
+    assert {spec["n"] for spec in specs} == {20}
+    assert [spec["kappa"] for spec in specs if spec["task"] == "inverse"] == [10, 100, 1000]
+    assert [spec["rank"] for spec in specs if spec["task"] == "completion"] == [1, 2, 5, 10]
+    assert "addition" in {spec["task"] for spec in specs}
+    for family in families:
+        oracle = [name for name in CONDITIONS if name.startswith("oracle")]
+        defined = [name for name in CONDITIONS if not undefined_condition(name, family, config)]
+        assert set(CONDITIONS) - set(defined) <= set(oracle)
 
 
 def test_only_selected_models_need_their_file(monkeypatch):

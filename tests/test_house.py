@@ -25,7 +25,10 @@ MAY_IMPORT = {
     "errors": set(),
     "files": set(),
     "config": LEAVES,
+    "cluster": LEAVES | {"cluster"},
+    "__main__": LEAVES | {"cluster"},
     "pages": LEAVES,
+    "plan": LEAVES,
     "provenance": LEAVES,
     "runlog": LEAVES,
     "tables": LEAVES,
@@ -97,6 +100,7 @@ def test_rule_files_hold_rules_only(path):
         for directive in (
             "output:",
             "log:",
+            "benchmark:",
             "threads:",
             "mem_mb=",
             "runtime=",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -19,6 +20,9 @@ CONDITIONS = (
 )
 # Numbers that need not be whole. JSON schemas take 5.0 for an integer, and NaN for within any bounds.
 REAL = {"kappa", "observed", "noise", "l1", "learning_rate", "radii", "ema_decay", "clip"}
+
+# Networks that the workflow trains, when their path is given as a checkpoint.
+TRAINED_HERE = re.compile(r"results/networks/(?P<recipe>.+)-seed(?P<seed>\d+)\.safetensors")
 
 
 def check_config(config: Mapping) -> None:
@@ -61,12 +65,9 @@ def check_config(config: Mapping) -> None:
     for name in selected_models(config):
         family = models[name]["replicate"]["family"]
         for condition, path in models[name]["checkpoint"].items():
-            if family in config["models"] and not Path(path).is_file():
+            if family in config["models"]:
                 key = "permuted" if condition == "permuted_targets" else "checkpoint"
-                raise ConfigError(
-                    f"models.{family}.{key}: no file {path!r}; give the path of a checkpoint, absolute or "
-                    "relative to the folder snakemake runs in"
-                )
+                _check_checkpoint(f"models.{family}.{key}", path, config["training"])
 
 
 def expanded_models(config: Mapping) -> dict[str, dict]:
@@ -77,7 +78,8 @@ def expanded_models(config: Mapping) -> dict[str, dict]:
 
     Returns:
         By name, `NAME` or, of a family of training seeds, `NAME-seedS`: `replicate` (its family, and its
-        seed or None if the configuration does not say), `problems`, `weights`, `checkpoint` (the file each
+        seed or None if the configuration does not say), `problems`, `spec` (what that name stands for),
+        `weights`, `checkpoint` (the file each
         condition starts from; absent where there is none), `conditions` (those defined) and `reference` (the
         oracle, if it is among them).
         Every entry of `problems` has its planted network among them.
@@ -95,6 +97,7 @@ def expanded_models(config: Mapping) -> dict[str, dict]:
             models[name] = {
                 "replicate": {"family": family, "seed": seed},
                 "problems": entry["problems"],
+                "spec": config["problems"][entry["problems"]],
                 "weights": entry["weights"],
                 "checkpoint": {name: path.replace("{seed}", str(seed)) for name, path in paths.items()},
                 "conditions": defined,
@@ -109,6 +112,7 @@ def expanded_models(config: Mapping) -> dict[str, dict]:
         models[name] = {
             "replicate": {"family": name, "seed": config["planted"]["seed"]},
             "problems": problems,
+            "spec": config["problems"][problems],
             "weights": "ema",
             "checkpoint": {"trained": f"results/planted/{problems}.safetensors"},
             "conditions": ["trained"],
@@ -186,6 +190,24 @@ def _check_problem(key: str, problem: Mapping) -> None:
             raise ConfigError(
                 f"{key}.{name}: found {problem[name]}; it is {fixed} where no rank is given: leave it out"
             )
+
+
+def _check_checkpoint(key: str, path: str, recipes: Mapping) -> None:
+    """Refuse a path at which there is no checkpoint, unless a recipe makes it."""
+    if network := TRAINED_HERE.fullmatch(path):
+        _require(network["recipe"], recipes, key, "training")
+        seeds = recipes[network["recipe"]]["seeds"]
+        if int(network["seed"]) not in seeds:
+            raise ConfigError(
+                f"{key}: {path!r} is trained with none of the seeds {seeds}; add the seed to "
+                f"training.{network['recipe']}.seeds"
+            )
+    elif not Path(path).is_file():
+        raise ConfigError(
+            f"{key}: no file {path!r}; give the path of a checkpoint, absolute or relative to the folder "
+            "snakemake runs in, or results/networks/RECIPE-seedS.safetensors for a network that a recipe "
+            "under training makes"
+        )
 
 
 def _require(name: str, defined, key: str, section: str) -> None:

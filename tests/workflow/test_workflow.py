@@ -1,5 +1,7 @@
 """The workflow run for real, on a copy of the project: what it makes, and what an edit makes it make again."""
 
+import hashlib
+import json
 import re
 import shutil
 from pathlib import Path
@@ -211,6 +213,34 @@ def test_another_checkpoint_reruns_everything_of_its_model(project):
         **SAE,
         **FIGURES,
     }
+
+
+def test_a_network_trained_here_is_a_model_like_any_other(project):
+    networks = {"checkpoint": "results/networks/tiny-seed{seed}.safetensors", "seeds": [0, 3]}
+    project.configure(
+        {
+            "training": {"tiny": OTHER_RECIPE | {"seeds": [0, 3]}},
+            "models": {"mine": networks | {"problems": PROBLEMS}},
+            "select": ["mine"],
+        }
+    )
+    targets = [f"results/points/mine-seed{seed}/trained/block-0.parquet" for seed in (0, 3)]
+    project.snakemake(*targets)
+    results = project.folder / "results"
+    for seed in (0, 3):
+        network = (results / f"networks/tiny-seed{seed}.safetensors").read_bytes()
+        assert network == (results / f"training/tiny/checkpoints/tiny-seed{seed}.safetensors").read_bytes()
+        footer = read_provenance(results / f"points/mine-seed{seed}/trained/block-0.parquet")
+        assert hashlib.sha256(network).hexdigest() in json.dumps(footer)
+    assert project.planned(*targets) == {}
+
+
+def test_the_plan_counts_the_jobs_of_the_whole_study(project):
+    page = project.snakemake("plan")
+    rows = re.findall(r"^\| (\w+) \| ([\d,]+) \|", page, re.MULTILINE)
+    planned = project.planned("--forceall", "all", "verdicts", "scorecard")
+    assert {rule: int(jobs.replace(",", "")) for rule, jobs in rows} == planned
+    assert f"{sum(planned.values()):,} jobs." in page
 
 
 def test_an_edit_undone_reruns_nothing(project):

@@ -54,6 +54,10 @@ UNDEFINED = [
 KINDS = {condition: config["points"]["null_kinds"] for condition in CONDITIONS} | {
     "trained": config["points"]["kinds"]
 }
+TRAINED_ON = {
+    recipe: config["problems"][settings["problems"]]
+    for recipe, settings in config["training"].items()
+}
 BLOCKS = range(ceil(config["sampling"]["count"] / config["sampling"]["block"]))
 # Analyses whose metric tables are judged, each with the tables that its jobs write.
 TABLES = {
@@ -89,6 +93,7 @@ wildcard_constraints:
     problems="|".join(map(re.escape, sorted(config["problems"]))),
     recipe="|".join(map(re.escape, sorted(config["training"]))) or "none",
     block=r"\d+",
+    seed=r"\d+",
     field="gradient|error|run",
     width=r"\d+",
 
@@ -96,6 +101,23 @@ wildcard_constraints:
 def code(script):
     """Digest of the code a script depends on, as a parameter: an edit reruns what uses it, and only that."""
     return {"code": code_digest(ROOT / "scripts" / f"{script}.py", ROOT / "src")}
+
+
+def entry(path, of):
+    """What a nested mapping holds for a job's wildcards. `lookup` searches the whole mapping anew for each job."""
+
+    def found(wildcards):
+        value = of
+        for key in path.split("/"):
+            key = key.format(**wildcards)
+            if key not in value:
+                raise WorkflowError(
+                    f"{path.format(**wildcards)}: {key!r} is not defined; defined are {', '.join(value)}"
+                )
+            value = value[key]
+        return value
+
+    return found
 
 
 def growing(amount):

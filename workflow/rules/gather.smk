@@ -10,6 +10,8 @@ rule gather:
         "<results>/{analysis}/{model}/{condition}/{table}.parquet",
     log:
         "<logs>/gather/{analysis}/{model}/{condition}/{table}.log",
+    benchmark:
+        "<benchmarks>/gather/{analysis}/{model}/{condition}/{table}.jsonl"
     conda:
         "../envs/iredinterp.yaml"
     threads: 1

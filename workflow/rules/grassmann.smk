@@ -1,10 +1,10 @@
 # EXP-004: energy against displacements of equal norm, and along paths.
 rule grassmann_block:
     input:
-        checkpoint=lookup("{model}/checkpoint/{condition}", within=CHECKPOINTS),
+        checkpoint=entry("{model}/checkpoint/{condition}", of=CHECKPOINTS),
         problems=collect(
             "<results>/problems/{problems}.parquet",
-            problems=lookup("{model}/problems", within=CHECKPOINTS),
+            problems=entry("{model}/problems", of=CHECKPOINTS),
         ),
     output:
         metrics="<results>/grassmann/{model}/{condition}/blocks/{block}/metrics.parquet",
@@ -23,16 +23,12 @@ rule grassmann_block:
         runtime=growing(60),
     params:
         **code("grassmann_block"),
-        spec=lookup(
-            "problems/{name}",
-            within=config,
-            name=lookup("{model}/problems", within=CHECKPOINTS),
-        ),
-        weights=lookup("{model}/weights", within=CHECKPOINTS),
+        spec=entry("{model}/spec", of=CHECKPOINTS),
+        weights=entry("{model}/weights", of=CHECKPOINTS),
         device=config["device"],
         conditions=config["conditions"],
         block=config["sampling"]["block"],
-        replicate=lookup("{model}/replicate", within=CHECKPOINTS),
+        replicate=entry("{model}/replicate", of=CHECKPOINTS),
         grassmann=config["grassmann"],
     message:
         "Displaced answers of {wildcards.model} ({wildcards.condition}), block {wildcards.block}"
@@ -44,13 +40,13 @@ rule grassmann_figures:
     input:
         metrics=collect(
             "<results>/grassmann/{model}/{condition}/blocks/{block}/metrics.parquet",
-            condition=lookup("{model}/conditions", within=CHECKPOINTS),
+            condition=entry("{model}/conditions", of=CHECKPOINTS),
             block=BLOCKS,
             allow_missing=True,
         ),
         paths=collect(
             "<results>/grassmann/{model}/{condition}/blocks/{block}/paths.parquet",
-            condition=lookup("{model}/conditions", within=CHECKPOINTS),
+            condition=entry("{model}/conditions", of=CHECKPOINTS),
             block=BLOCKS,
             allow_missing=True,
         ),
@@ -97,6 +93,8 @@ rule grassmann_figures:
         ),
     log:
         "<logs>/grassmann_figures/{model}.log",
+    benchmark:
+        "<benchmarks>/grassmann_figures/{model}.jsonl"
     conda:
         "../envs/iredinterp.yaml"
     threads: 1

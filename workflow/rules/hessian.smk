@@ -1,10 +1,10 @@
 # EXP-001: input-Hessian eigenspectra over the annealing levels.
 rule hessian_block:
     input:
-        checkpoint=lookup("{model}/checkpoint/{condition}", within=CHECKPOINTS),
+        checkpoint=entry("{model}/checkpoint/{condition}", of=CHECKPOINTS),
         problems=collect(
             "<results>/problems/{problems}.parquet",
-            problems=lookup("{model}/problems", within=CHECKPOINTS),
+            problems=entry("{model}/problems", of=CHECKPOINTS),
         ),
         points=rules.points.output,
     output:
@@ -24,12 +24,8 @@ rule hessian_block:
         runtime=growing(60),
     params:
         **code("hessian_block"),
-        spec=lookup(
-            "problems/{name}",
-            within=config,
-            name=lookup("{model}/problems", within=CHECKPOINTS),
-        ),
-        weights=lookup("{model}/weights", within=CHECKPOINTS),
+        spec=entry("{model}/spec", of=CHECKPOINTS),
+        weights=entry("{model}/weights", of=CHECKPOINTS),
         device=config["device"],
         conditions=config["conditions"],
         hessian=config["hessian"],
@@ -47,7 +43,7 @@ rule hessian_figures:
         competence=rules.competence.output.table,
         oracle=collect(
             "<results>/hessian/{model}/{reference}/{table}.parquet",
-            reference=lookup("{model}/reference", within=CHECKPOINTS),
+            reference=entry("{model}/reference", of=CHECKPOINTS),
             table=["spectra", "metrics", "tracking"],
             allow_missing=True,
         ),
@@ -88,6 +84,8 @@ rule hessian_figures:
         ),
     log:
         "<logs>/hessian_figures/{model}/{condition}.log",
+    benchmark:
+        "<benchmarks>/hessian_figures/{model}/{condition}.jsonl"
     conda:
         "../envs/iredinterp.yaml"
     threads: 1

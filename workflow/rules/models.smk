@@ -16,17 +16,26 @@ rule train:
         runtime=growing(240),
     params:
         **code("train"),
-        recipe=lookup("training/{recipe}", within=config),
-        spec=lookup(
-            "problems/{name}",
-            within=config,
-            name=lookup("training/{recipe}/problems", within=config),
-        ),
+        recipe=entry("training/{recipe}", of=config),
+        spec=entry("{recipe}", of=TRAINED_ON),
         device=config["device"],
     message:
         "Train {wildcards.recipe}"
     script:
         "../../scripts/train.py"
+
+
+# One of them by itself, as a model under study; the path to give in the configuration.
+rule network:
+    input:
+        rules.train.output.checkpoints,
+    output:
+        "<results>/networks/{recipe}-seed{seed}.safetensors",
+    localrule: True
+    message:
+        "Take seed {wildcards.seed} of {wildcards.recipe}"
+    shell:
+        "cp {input:q}/{wildcards.recipe:q}-seed{wildcards.seed:q}.safetensors {output:q}"
 
 
 rule trained:
@@ -40,7 +49,7 @@ rule trained:
 # What a model can do, beside what can be done without one.
 rule competence:
     input:
-        checkpoint=lookup("{model}/checkpoint/trained", within=CHECKPOINTS),
+        checkpoint=entry("{model}/checkpoint/trained", of=CHECKPOINTS),
     output:
         table="<results>/competence/{model}.parquet",
         card=report(
@@ -62,12 +71,8 @@ rule competence:
         runtime=growing(30),
     params:
         **code("competence"),
-        spec=lookup(
-            "problems/{name}",
-            within=config,
-            name=lookup("{model}/problems", within=CHECKPOINTS),
-        ),
-        weights=lookup("{model}/weights", within=CHECKPOINTS),
+        spec=entry("{model}/spec", of=CHECKPOINTS),
+        weights=entry("{model}/weights", of=CHECKPOINTS),
         device=config["device"],
         problem_count=config["competence"]["count"],
         seed=config["competence"]["seed"],

@@ -5,6 +5,8 @@ rule planted_network:
         truth="<results>/planted/{problems}/truth.parquet",
     log:
         "<logs>/planted_network/{problems}.log",
+    benchmark:
+        "<benchmarks>/planted_network/{problems}.jsonl"
     conda:
         "../envs/iredinterp.yaml"
     threads: 1
@@ -13,7 +15,7 @@ rule planted_network:
         runtime=growing(10),
     params:
         **code("planted"),
-        spec=lookup("problems/{problems}", within=config),
+        spec=entry("problems/{problems}", of=config),
         seed=config["planted"]["seed"],
     message:
         "Plant a network for {wildcards.problems}"
@@ -29,6 +31,8 @@ rule expected:
         "<results>/planted/{problems}/expected.parquet",
     log:
         "<logs>/expected/{problems}.log",
+    benchmark:
+        "<benchmarks>/expected/{problems}.jsonl"
     conda:
         "../envs/iredinterp.yaml"
     threads: 1
@@ -37,9 +41,9 @@ rule expected:
         runtime=growing(10),
     params:
         **code("expected"),
-        spec=lookup("problems/{problems}", within=config),
+        spec=entry("problems/{problems}", of=config),
         model="planted-{problems}",
-        replicate=lookup("planted-{problems}/replicate", within=CHECKPOINTS),
+        replicate=entry("planted-{problems}/replicate", of=CHECKPOINTS),
         tangent=config["tangent"],
         grassmann=config["grassmann"],
     message:
@@ -53,6 +57,8 @@ rule planted_dictionary:
         "<results>/planted/{problems}/dictionary.parquet",
     log:
         "<logs>/planted_dictionary/{problems}.log",
+    benchmark:
+        "<benchmarks>/planted_dictionary/{problems}.jsonl"
     conda:
         "../envs/iredinterp.yaml"
     threads: 1
@@ -61,7 +67,7 @@ rule planted_dictionary:
         runtime=growing(30),
     params:
         **code("planted_dictionary"),
-        spec=lookup("problems/{problems}", within=config),
+        spec=entry("problems/{problems}", of=config),
         model="planted-{problems}",
         seed=config["planted"]["seed"],
         sae=config["sae"],
@@ -82,6 +88,8 @@ rule calibration:
         "<results>/planted/{problems}/calibration.parquet",
     log:
         "<logs>/calibration/{problems}.log",
+    benchmark:
+        "<benchmarks>/calibration/{problems}.jsonl"
     conda:
         "../envs/iredinterp.yaml"
     threads: 1

@@ -1,10 +1,10 @@
 # Where each landscape is looked at, one job per model and block of problems.
 rule points:
     input:
-        checkpoint=lookup("{model}/checkpoint/{condition}", within=CHECKPOINTS),
+        checkpoint=entry("{model}/checkpoint/{condition}", of=CHECKPOINTS),
         problems=collect(
             "<results>/problems/{problems}.parquet",
-            problems=lookup("{model}/problems", within=CHECKPOINTS),
+            problems=entry("{model}/problems", of=CHECKPOINTS),
         ),
     output:
         "<results>/points/{model}/{condition}/block-{block}.parquet",
@@ -21,17 +21,13 @@ rule points:
         runtime=growing(60),
     params:
         **code("points"),
-        spec=lookup(
-            "problems/{name}",
-            within=config,
-            name=lookup("{model}/problems", within=CHECKPOINTS),
-        ),
-        weights=lookup("{model}/weights", within=CHECKPOINTS),
+        spec=entry("{model}/spec", of=CHECKPOINTS),
+        weights=entry("{model}/weights", of=CHECKPOINTS),
         device=config["device"],
         conditions=config["conditions"],
         block=config["sampling"]["block"],
-        replicate=lookup("{model}/replicate", within=CHECKPOINTS),
-        kinds=lookup("{condition}", within=KINDS),
+        replicate=entry("{model}/replicate", of=CHECKPOINTS),
+        kinds=entry("{condition}", of=KINDS),
         draws=config["points"]["draws"],
         seed=config["points"]["seed"],
     message:
@@ -43,16 +39,18 @@ rule points:
 # Energies and gradients at those points.
 rule gradients:
     input:
-        checkpoint=lookup("{model}/checkpoint/{condition}", within=CHECKPOINTS),
+        checkpoint=entry("{model}/checkpoint/{condition}", of=CHECKPOINTS),
         problems=collect(
             "<results>/problems/{problems}.parquet",
-            problems=lookup("{model}/problems", within=CHECKPOINTS),
+            problems=entry("{model}/problems", of=CHECKPOINTS),
         ),
         points=rules.points.output,
     output:
         "<results>/gradients/{model}/{condition}/block-{block}.parquet",
     log:
         "<logs>/gradients/{model}/{condition}/block-{block}.log",
+    benchmark:
+        "<benchmarks>/gradients/{model}/{condition}/block-{block}.jsonl"
     conda:
         "../envs/iredinterp.yaml"
     threads: 1
@@ -62,12 +60,8 @@ rule gradients:
         runtime=growing(30),
     params:
         **code("gradients"),
-        spec=lookup(
-            "problems/{name}",
-            within=config,
-            name=lookup("{model}/problems", within=CHECKPOINTS),
-        ),
-        weights=lookup("{model}/weights", within=CHECKPOINTS),
+        spec=entry("{model}/spec", of=CHECKPOINTS),
+        weights=entry("{model}/weights", of=CHECKPOINTS),
         device=config["device"],
         conditions=config["conditions"],
     message:

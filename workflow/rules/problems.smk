@@ -4,6 +4,8 @@ rule problems:
         "<results>/problems/{problems}.parquet",
     log:
         "<logs>/problems/{problems}.log",
+    benchmark:
+        "<benchmarks>/problems/{problems}.jsonl"
     conda:
         "../envs/iredinterp.yaml"
     threads: 1
@@ -12,7 +14,7 @@ rule problems:
         runtime=growing(10),
     params:
         **code("problems"),
-        spec=lookup("problems/{problems}", within=config),
+        spec=entry("problems/{problems}", of=config),
         problem_count=config["sampling"]["count"],
         seed=config["sampling"]["seed"],
     message:

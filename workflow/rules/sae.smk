@@ -1,7 +1,7 @@
 # EXP-003: sparse autoencoders on the gradient field.
 rule sae_field:
     input:
-        checkpoint=lookup("{model}/checkpoint/{condition}", within=CHECKPOINTS),
+        checkpoint=entry("{model}/checkpoint/{condition}", of=CHECKPOINTS),
     output:
         "<results>/sae/{model}/{condition}/field.parquet",
     log:
@@ -17,15 +17,11 @@ rule sae_field:
         runtime=growing(120),
     params:
         **code("sae_field"),
-        spec=lookup(
-            "problems/{name}",
-            within=config,
-            name=lookup("{model}/problems", within=CHECKPOINTS),
-        ),
-        weights=lookup("{model}/weights", within=CHECKPOINTS),
+        spec=entry("{model}/spec", of=CHECKPOINTS),
+        weights=entry("{model}/weights", of=CHECKPOINTS),
         device=config["device"],
         conditions=config["conditions"],
-        replicate=lookup("{model}/replicate", within=CHECKPOINTS),
+        replicate=entry("{model}/replicate", of=CHECKPOINTS),
         sae=config["sae"],
     message:
         "Gradient field of {wildcards.model} ({wildcards.condition})"
@@ -35,7 +31,7 @@ rule sae_field:
 
 rule sae_train:
     input:
-        checkpoint=lookup("{model}/checkpoint/{condition}", within=CHECKPOINTS),
+        checkpoint=entry("{model}/checkpoint/{condition}", of=CHECKPOINTS),
         field=rules.sae_field.output,
     output:
         metrics="<results>/sae/{model}/{condition}/{field}/width-{width}/metrics.parquet",
@@ -58,15 +54,11 @@ rule sae_train:
         runtime=growing(120),
     params:
         **code("sae_train"),
-        spec=lookup(
-            "problems/{name}",
-            within=config,
-            name=lookup("{model}/problems", within=CHECKPOINTS),
-        ),
-        weights=lookup("{model}/weights", within=CHECKPOINTS),
+        spec=entry("{model}/spec", of=CHECKPOINTS),
+        weights=entry("{model}/weights", of=CHECKPOINTS),
         device=config["device"],
         conditions=config["conditions"],
-        replicate=lookup("{model}/replicate", within=CHECKPOINTS),
+        replicate=entry("{model}/replicate", of=CHECKPOINTS),
         sae=config["sae"],
     message:
         "Sparse autoencoders on {wildcards.field} of {wildcards.model} ({wildcards.condition})"
@@ -165,6 +157,8 @@ rule sae_figures:
         ),
     log:
         "<logs>/sae_figures/{model}.log",
+    benchmark:
+        "<benchmarks>/sae_figures/{model}.jsonl"
     conda:
         "../envs/iredinterp.yaml"
     threads: 1
@@ -174,11 +168,7 @@ rule sae_figures:
     params:
         **code("sae_figures"),
         fields=config["sae"]["fields"],
-        spec=lookup(
-            "problems/{name}",
-            within=config,
-            name=lookup("{model}/problems", within=CHECKPOINTS),
-        ),
+        spec=entry("{model}/spec", of=CHECKPOINTS),
     message:
         "EXP-003 figures of {wildcards.model}"
     script:

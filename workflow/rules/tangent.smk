@@ -1,10 +1,10 @@
 # EXP-005: gradient and curvature along and across the manifold of answers.
 rule tangent_block:
     input:
-        checkpoint=lookup("{model}/checkpoint/{condition}", within=CHECKPOINTS),
+        checkpoint=entry("{model}/checkpoint/{condition}", of=CHECKPOINTS),
         problems=collect(
             "<results>/problems/{problems}.parquet",
-            problems=lookup("{model}/problems", within=CHECKPOINTS),
+            problems=entry("{model}/problems", of=CHECKPOINTS),
         ),
         points=rules.points.output,
     output:
@@ -22,12 +22,8 @@ rule tangent_block:
         runtime=growing(60),
     params:
         **code("tangent_block"),
-        spec=lookup(
-            "problems/{name}",
-            within=config,
-            name=lookup("{model}/problems", within=CHECKPOINTS),
-        ),
-        weights=lookup("{model}/weights", within=CHECKPOINTS),
+        spec=entry("{model}/spec", of=CHECKPOINTS),
+        weights=entry("{model}/weights", of=CHECKPOINTS),
         device=config["device"],
         conditions=config["conditions"],
         tangent=config["tangent"],
@@ -41,7 +37,7 @@ rule tangent_figures:
     input:
         metrics=collect(
             "<results>/tangent/{model}/{condition}/blocks/{block}/metrics.parquet",
-            condition=lookup("{model}/conditions", within=CHECKPOINTS),
+            condition=entry("{model}/conditions", of=CHECKPOINTS),
             block=BLOCKS,
             allow_missing=True,
         ),
@@ -76,6 +72,8 @@ rule tangent_figures:
         ),
     log:
         "<logs>/tangent_figures/{model}.log",
+    benchmark:
+        "<benchmarks>/tangent_figures/{model}.jsonl"
     conda:
         "../envs/iredinterp.yaml"
     threads: 1

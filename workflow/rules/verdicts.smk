@@ -15,6 +15,8 @@ rule verdicts:
         ),
     log:
         "<logs>/verdicts.log",
+    benchmark:
+        "<benchmarks>/verdicts.jsonl"
     conda:
         "../envs/iredinterp.yaml"
     threads: 1
@@ -48,6 +50,8 @@ rule scorecard:
         ),
     log:
         "<logs>/scorecard.log",
+    benchmark:
+        "<benchmarks>/scorecard.jsonl"
     conda:
         "../envs/iredinterp.yaml"
     threads: 1
