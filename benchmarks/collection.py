@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import torch
-from hessian import device_name, write_results
+from measure import device_name, write_results
 
 from iredinterp.analyses.sae.collection import (
     fresh_problems,
@@ -49,18 +49,12 @@ def main() -> None:
     arguments.add_argument("--problems", type=int, default=512)
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--vectors", type=int, default=1_000_000, help="of the large file; 0 for none")
-    arguments.add_argument("--print", action="store_true", help="instead of writing benchmarks/RESULTS.md")
     options = arguments.parse_args()
     torch.set_num_threads(1)
-    heading = f"## Collecting gradients, {device_name('cpu')}\n\n"
     # First, while this process is small: a process inherits its parent's memory peak.
     scale = [scale_section(options.n, options.vectors)] if options.vectors else []
     sections = [introduction(options), rate_section(options.n, options.problems, options.rounds), *scale]
-    text = heading + "\n\n".join(sections) + "\n"
-    if options.print:
-        print(text)
-    else:
-        write_results(heading, text)
+    write_results("Collecting gradients", device_name("cpu"), sections)
 
 
 def introduction(options) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from hessian import device_name, interleaved, ratio, synchronised_clock, write_results
+from measure import device_name, interleaved, ratio, synchronised_clock, write_results
 from torch import Tensor
 
 from iredinterp.geometry.fixed_rank import tangent_normal
@@ -57,7 +57,6 @@ def main() -> None:
     options = arguments.parse_args()
     torch.set_num_threads(1)
     clock = time.process_time if options.device == "cpu" else synchronised_clock
-    heading = f"## Grassmannian kernels, {device_name(options.device)}\n\n"
     sections = [
         introduction(options),
         section("Distance between kept bases", distance, options.pairs, options, clock),
@@ -73,7 +72,7 @@ def main() -> None:
         memory_section(),
         gradient_section(options.gradients, options.device, clock),
     ]
-    write_results(heading, heading + "\n\n".join(sections) + "\n")
+    write_results("Grassmannian kernels", device_name(options.device), sections)
 
 
 def section(title: str, operation: Callable[..., Sides], pairs: int, options, clock) -> str:

@@ -10,15 +10,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import platform
-import random
 import statistics
 import time
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
+from measure import device_name, interleaved, ratio, synchronised_clock, write_results
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
@@ -29,7 +26,6 @@ from iredinterp.ired.training import Phase, Recipe, initial_state, train
 from iredinterp.points import q_sample
 from iredinterp.spectrum import spectra
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
 HIDDEN = 512
 SIZES = {5: 64, 10: 32, 20: 16}
 TRAINING_STEPS = {5: 1500, 10: 800, 20: 400}
@@ -55,8 +51,7 @@ def main() -> None:
                 sections.append(spectrum_section(n, weights, energy, points, options.rounds, clock))
     if options.device != "cpu":
         sections.append(throughput_section(options.device))
-    heading = f"## Input-Hessian spectra, {device_name(options.device)}\n\n"
-    write_results(heading, heading + "\n\n".join(sections) + "\n")
+    write_results("Input-Hessian spectra", device_name(options.device), sections)
 
 
 def landscape(n: int, weights: str, device: str) -> tuple[MLPEnergy, tuple[Tensor, Tensor, Tensor]]:
@@ -78,20 +73,6 @@ def landscape(n: int, weights: str, device: str) -> tuple[MLPEnergy, tuple[Tenso
     energy = MLPEnergy(model.to(torch.float64, device))
     y = q_sample(problems.y_star, t, noise, energy.schedule.to(device="cpu"))
     return energy, tuple(value.to(device) for value in (problems.x, y, t))
-
-
-def interleaved(methods: dict[str, Callable[[], object]], rounds: int, clock) -> dict[str, list[float]]:
-    """Seconds of every method in every round, after one untimed round."""
-    seconds = {name: [] for name in methods}
-    for round_index in range(-1, rounds):
-        order = list(methods)
-        random.shuffle(order)
-        for name in order:
-            start = clock()
-            methods[name]()
-            if round_index >= 0:
-                seconds[name].append(clock() - start)
-    return seconds
 
 
 def build_section(n, weights, dtype, energy, points, rounds, clock) -> str:
@@ -228,30 +209,9 @@ def throughput_section(device: str, count: int = 100_000, chunk: int = 512) -> s
     return f"### {count:,} spectra at d = 400, float64\n\nBuild {build:.1f} s, eigenvalues {solve:.1f} s."
 
 
-def synchronised_clock() -> float:
-    """Wall seconds once the GPU has finished."""
-    torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def milliseconds(seconds: list[float], count: int) -> str:
     """Median per item."""
     return f"{1e3 * statistics.median(seconds) / count:.3g}"
-
-
-def ratio(seconds: list[float], base: list[float]) -> str:
-    """Median of the ratios within rounds, and their range."""
-    ratios = sorted(a / b for a, b in zip(seconds, base, strict=True))
-    return f"{statistics.median(ratios):.3g} ({ratios[0]:.3g} to {ratios[-1]:.3g})"
-
-
-def device_name(device: str, threads: str = "one thread") -> str:
-    """What the figures were measured on."""
-    if device != "cpu":
-        return torch.cuda.get_device_name(device)
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"CPU, {threads} of {models[0] if models else platform.processor()}"
 
 
 def introduction(options) -> str:
@@ -263,15 +223,6 @@ def introduction(options) -> str:
         "methods of a table alternate within one process; absolute times depend on the machine and its "
         "load, the ratios much less."
     )
-
-
-def write_results(heading: str, section: str) -> None:
-    """Replace this device's section of the results page, or add it."""
-    title = "# Measured\n\n"
-    text = RESULTS.read_text() if RESULTS.exists() else title
-    before, found, rest = text.partition(heading)
-    after = rest[rest.index("\n## ") + 1 :] if found and "\n## " in rest else ""
-    RESULTS.write_text(before.rstrip() + "\n\n" + section + ("\n" + after if after else ""))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 import torch
-from hessian import device_name, interleaved, ratio, synchronised_clock, write_results
+from measure import device_name, interleaved, ratio, synchronised_clock, write_results
 from torch import Tensor
 
 from iredinterp.analyses.sae.model import fvu, l0
@@ -50,18 +50,12 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=7)
     arguments.add_argument("--device", default="cpu")
     arguments.add_argument("--planted", nargs="*", choices=PLANTED, default=list(PLANTED))
-    arguments.add_argument("--print", action="store_true", help="instead of writing benchmarks/RESULTS.md")
     options = arguments.parse_args()
     torch.set_num_threads(1)
-    heading = f"## Sparse autoencoders, {device_name(options.device)}\n\n"
     sections = [introduction(options), step_section(options)]
     if options.planted:
         sections.append(quality_section(options))
-    text = heading + "\n\n".join(sections) + "\n"
-    if options.print:
-        print(text)
-    else:
-        write_results(heading, text)
+    write_results("Sparse autoencoders", device_name(options.device), sections)
 
 
 def introduction(options) -> str:

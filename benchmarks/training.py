@@ -16,7 +16,7 @@ from pathlib import Path
 from unittest.mock import MagicMock
 
 import torch
-from hessian import device_name, ratio, write_results
+from measure import device_name, ratio, write_results
 
 from iredinterp.cards import score_model
 from iredinterp.ired.model import EnergyMLP
@@ -47,7 +47,6 @@ def main() -> None:
     arguments.add_argument("--task", choices=TASKS, default="inverse", help="of the comparison at n = 20")
     options = arguments.parse_args()
     torch.set_num_threads(THREADS)
-    heading = f"## Training, {device_name(options.device, f'{THREADS} threads')}\n\n"
     version = torch.__version__.split("+")[0]
     sections = [
         f"Written by `python benchmarks/training.py` (torch {version}, {THREADS} threads on two cores, "
@@ -56,7 +55,7 @@ def main() -> None:
     ]
     if options.official:
         sections.append(official_section(options.official, options.task, options.rounds))
-    write_results(heading, heading + "\n\n".join(sections) + "\n")
+    write_results("Training", device_name(options.device, f"{THREADS} threads"), sections)
 
 
 def seeds_section(rounds: int, device: str) -> str:

@@ -47,9 +47,7 @@ PROBED = 2048
 CONTROLS = 3
 MEASURES = ("mse", "displacement")
 UNUSED = "the latent is never in use"
-FEW = "too few latents are in use"
 PERMUTED = "labels or latents that do not tell the halves of the problems apart"
-UNRESOLVED = "the sampler does not need this gradient"
 
 Encoder = SparseAutoencoder | Dictionary
 
