@@ -15,7 +15,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
-from hessian import device_name
+from measure import device_name
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/faults.md"
@@ -51,6 +51,8 @@ Nothing: the run was over before.
 """
 PROMISES = {
     "two runs at once": "the second is refused, the first completes with the bytes of the undisturbed run",
+    "duplicates at once": "two runs past the lock: what there is has the bytes of the undisturbed run, "
+    "and the next run makes what is missing",
     "full disk": "the job's log says so and names the file; neither a part of it nor a temporary file is "
     "left; with space again, the next run makes it",
     "damaged inputs": "cut at a random byte, edited by hand, of an older schema: each job's log names file "
@@ -65,7 +67,7 @@ from project import Project  # noqa: E402
 def main() -> None:
     """Run everything and write the page."""
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--trials", type=int, default=20, help="killed runs")
+    arguments.add_argument("--trials", type=int, default=20, help="kills, of runs that were not over before")
     arguments.add_argument("--others", type=int, default=3, help="of each other fault")
     arguments.add_argument("--seed", type=int, default=None, help="drawn anew by default")
     options = arguments.parse_args()
@@ -79,6 +81,7 @@ def main() -> None:
         others: dict[str, list[list[str]]] = {}
         faults = {
             "two runs at once": lambda: disturbance.two_runs(project, undisturbed),
+            "duplicates at once": lambda: disturbance.duplicates(project, undisturbed),
             "full disk": lambda: disturbance.full_disk(project, undisturbed, rng),
             "damaged inputs": lambda: disturbance.damaged_inputs(
                 Project(Path(tempfile.mkdtemp(dir=folder)) / "project"), rng
@@ -87,8 +90,9 @@ def main() -> None:
         for name, fault in islice(cycle(faults.items()), options.others * len(faults)):
             others.setdefault(name, []).append(fault())
             PAGE.write_text(page(seed, duration, len(undisturbed), trials, others))
-        for kind in islice(cycle(disturbance.KINDS), options.trials):
-            moment = rng.uniform(0, duration)
+        kinds = cycle(disturbance.KINDS)
+        while sum(trial.kind != "nothing" for trial in trials) < options.trials:
+            kind, moment = next(kinds), rng.uniform(0, duration)
             trials.append(disturbance.killed_run(project, undisturbed, kind, moment, rng))
             PAGE.write_text(page(seed, duration, len(undisturbed), trials, others))
 

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -53,16 +52,9 @@ class Trial:
 @contextmanager
 def started(project: Project, *arguments: str) -> Iterator[subprocess.Popen]:
     """Snakemake in a session of its own, of which nothing is left afterwards."""
-    environment = os.environ | {"PYTHONPATH": str(project.folder / "src"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-    with (project.folder / "started.log").open("w") as output:
+    with (project.folder / "started.log").open("a") as output:
         run = subprocess.Popen(
-            command,
-            cwd=project.folder,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+            **project.process(*arguments), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
         yield run
@@ -216,6 +208,18 @@ def two_runs(project: Project, undisturbed: dict[str, bytes]) -> list[str]:
         first.wait(PATIENCE)
     complaints = unlike(refusal, "Directory cannot be locked")
     complaints += [f"the first run ended with {first.returncode}"] if first.returncode else []
+    return complaints + different(of(undisturbed, PROBLEMS, POINTS, GRADIENTS), project.artifacts())
+
+
+def duplicates(project: Project, undisturbed: dict[str, bytes]) -> list[str]:
+    """Run twice at once, past the lock, as jobs whose Snakemake was killed and those sent anew; complaints."""
+    emptied(project)
+    with started(project, "--nolock", GRADIENTS) as first, started(project, "--nolock", GRADIENTS) as second:
+        first.wait(PATIENCE)
+        second.wait(PATIENCE)
+    found = project.artifacts()
+    complaints = [f"{name} is damaged" for name in found if found[name] != undisturbed.get(name)]
+    project.snakemake("--rerun-incomplete", GRADIENTS)
     return complaints + different(of(undisturbed, PROBLEMS, POINTS, GRADIENTS), project.artifacts())
 
 

@@ -68,15 +68,16 @@ class Project:
         assert text.count(old) >= 1, f"{old!r} is not in {path}"
         (self.folder / path).write_text(text.replace(old, new, 1))
 
+    def process(self, *arguments: str) -> dict:
+        """Snakemake in this folder, as arguments of `subprocess`."""
+        return {
+            "args": [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
+            "cwd": self.folder,
+            "env": os.environ | {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"},
+        }
+
     def snakemake(self, *arguments: str, fails: bool = False) -> str:
-        environment = os.environ | {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"}
-        run = subprocess.run(
-            [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
-            cwd=self.folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
+        run = subprocess.run(**self.process(*arguments), capture_output=True, text=True)
         output = run.stdout + run.stderr
         assert (run.returncode != 0) == fails, output
         return output

@@ -10,8 +10,6 @@ from project import Project
 
 from iredinterp.tables import read_provenance
 
-pytestmark = pytest.mark.xdist_group("faults")
-
 
 @pytest.fixture(scope="module")
 def workload(tmp_path_factory):
@@ -48,6 +46,11 @@ def test_damaged_inputs_are_named_with_what_to_do(tmp_path, seed):
 def test_a_second_run_at_once_is_refused_and_the_first_completes(workload):
     project, _, undisturbed = workload
     assert disturbance.two_runs(project, undisturbed) == []
+
+
+def test_duplicates_that_run_at_once_damage_nothing(workload):
+    project, _, undisturbed = workload
+    assert disturbance.duplicates(project, undisturbed) == []
 
 
 def test_an_edit_in_mid_run_reruns_exactly_what_depends_on_it(tmp_path):
