@@ -14,7 +14,7 @@ if __name__ == "__main__":
         checkpoint = load_checkpoint(inputs["checkpoint"], params.weights)
         spec = ProblemSpec.from_dict(params.spec)
         model = checkpoint.model.to(device=resolve_device(params.device))
-        result = score_model(model, spec, params.problem_count, params.seed)
+        result = score_model(model, spec, params.problem_count, params.seed, name)
         settings = spec.to_dict() | {"count": params.problem_count, "weights": params.weights}
         footer = provenance(settings, params.seed, inputs, params.code)
         write_table(competence_table(name, checkpoint, result), snakemake.output.table, footer)

@@ -13,8 +13,8 @@ if __name__ == "__main__":
     with run_log(snakemake.log[0], snakemake.threads):
         model = load_energy(inputs.checkpoint, params.weights, device=params.device)
         spec, condition = ProblemSpec.from_dict(params.spec), wildcards.condition
-        here = setting(condition, model, spec, read_table(inputs.problems[0]), **params.conditions)
         keys = model_keys(wildcards.model, model, spec, condition, **params.replicate)
+        here = setting(condition, model, spec, read_table(inputs.problems[0]), **params.conditions)
         problems = here.problems.slice(int(wildcards.block) * params.block, params.block)
         points = {"kinds": list(params.kinds), "draws": params.draws, "seed": params.seed}
         table = points_table(here.energy, problems, keys, **points)

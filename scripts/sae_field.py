@@ -16,8 +16,8 @@ if __name__ == "__main__":
         model, sae = load_energy(inputs.checkpoint, params.weights, device=params.device), params.sae
         spec, condition = ProblemSpec.from_dict(params.spec), wildcards.condition
         problems = field_problems(spec, sae["problems"], sae["seed"])
-        here = setting(condition, model, spec, problems, **params.conditions)
         keys = model_keys(wildcards.model, model, spec, condition, **params.replicate)
+        here = setting(condition, model, spec, problems, **params.conditions)
         sources = ["q_sample", "jump", "inner"] + ["minimum"] * sae["minima"]
         asked = {"sources": sources, "draws": sae["draws"], "oracle": here.oracle}
         asked["hidden"] = sae["hidden"] and isinstance(here.energy, MLPEnergy)

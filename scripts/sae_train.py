@@ -17,8 +17,8 @@ if __name__ == "__main__":
         model, sae = load_energy(inputs.checkpoint, params.weights, device=params.device), params.sae
         spec, saved = ProblemSpec.from_dict(params.spec), f"{snakemake.output.history}.state"
         problems = field_problems(spec, sae["problems"], sae["seed"])
-        here = setting(condition, model, spec, problems, **params.conditions)
         keys = model_keys(wildcards.model, model, spec, condition, **params.replicate)
+        here = setting(condition, model, spec, problems, **params.conditions)
         recipe, plan = recipe_of(sae, int(wildcards.width), full), Plan.of(sae, full)
         place = (inputs.field[0], wildcards.field, here.energy, here.problems, keys, recipe, plan)
         settings = dict(sae) | {"condition": condition, "conditions": dict(params.conditions)}

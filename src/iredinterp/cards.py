@@ -18,7 +18,7 @@ from iredinterp.pages import render_page
 BATCH = 256
 
 
-def score_model(model: EnergyMLP, spec: ProblemSpec, count: int, seed: int) -> Competence:
+def score_model(model: EnergyMLP, spec: ProblemSpec, count: int, seed: int, name: str = "NAME") -> Competence:
     """Score a network by the official protocol: float32, the value its faithful sampler returns.
 
     Args:
@@ -26,11 +26,12 @@ def score_model(model: EnergyMLP, spec: ProblemSpec, count: int, seed: int) -> C
         spec: the distribution to test on.
         count: fresh problems (the official evaluation takes 22 batches of 256).
         seed: of the problems and of the sampler's first states.
+        name: of the model in the configuration.
 
     Raises:
         ConfigError: the network does not fit the problems.
     """
-    spec.check_sizes(model.dim_x, model.dim_y)
+    spec.check_sizes(model.dim_x, model.dim_y, name)
     generator = torch.Generator().manual_seed(seed)
     model = model.to(torch.float32)
 

@@ -406,5 +406,7 @@ def test_a_checkpoint_of_another_size_is_told_from_its_problems(project):
     )
     targets = ["results/points/mine/trained/block-0.parquet", "results/competence/mine.parquet"]
     output = project.snakemake("--keep-going", *targets, fails=True)
-    assert output.count("the checkpoint takes (d_x, d) = (25, 25), but its problems (inverse, n=20)") > 1
-    assert "models.mine: the checkpoint takes (d_x, d) = (25, 25), but its problems (inverse, n=20)" in output
+    message = "models.mine: the checkpoint takes (d_x, d) = (25, 25), but its problems (inverse, n=20) have"
+    for rule in ("points/mine/trained/block-0", "competence/mine"):
+        assert message in (project.folder / f"logs/{rule}.log").read_text()
+    assert message in output
