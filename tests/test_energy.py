@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from iredinterp.energy import CallableEnergy, MLPEnergy, autograd_hessian, map_chunks
+from iredinterp.energy import CallableEnergy, MLPEnergy, autograd_hessian, map_chunks, resolve_device
 from iredinterp.ired.model import EnergyMLP
 from iredinterp.spectrum import spectra
 from iredinterp.truth.analytic import QuadraticEnergy, haar_orthogonal
@@ -312,3 +312,37 @@ def test_an_energy_given_by_formulas_compresses_and_multiplies_by_its_hessian(ge
     torch.testing.assert_close(
         energy.hvp(x, y, 0, Q[:, [5, 1]].mT), Q[:, [5, 1]].mT * torch.tensor([[5.0], [1.0]]).double()
     )
+
+
+@pytest.mark.parametrize(
+    ("environment", "usable", "device", "warned"),
+    [
+        ({"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": "0,1"}, False, "cpu", True),
+        ({"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": "0,1"}, True, "cuda", False),
+        ({"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": ""}, False, "cpu", False),
+        ({"SLURM_JOB_ID": "7"}, False, "cpu", False),
+        ({"CUDA_VISIBLE_DEVICES": "0"}, False, "cpu", False),
+        ({}, True, "cuda", False),
+    ],
+)
+def test_the_log_names_the_device_and_a_gpu_that_the_scheduler_gave_in_vain(
+    monkeypatch, caplog, environment, usable, device, warned
+):
+    for name in ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
+    caplog.set_level(logging.INFO)
+    assert resolve_device("auto").type == device
+    *warnings, last = caplog.records
+    assert last.getMessage() == f"device: {device}"
+    assert [record.levelname for record in warnings] == ["WARNING"] * warned
+    assert all("SLURM gave job 7 the GPU 0,1, but torch" in record.getMessage() for record in warnings)
+
+
+def test_a_device_by_name_is_taken_as_it_is(monkeypatch, caplog):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert not caplog.records

@@ -8,6 +8,7 @@ training leaves an unidentified offset c(x, t).
 from __future__ import annotations
 
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -378,9 +379,20 @@ def load_energy(
 
 
 def resolve_device(device: torch.device | str) -> torch.device:
-    """The device of a name; "auto" is the first CUDA device if there is one, else the CPU."""
+    """The device of a name; "auto" is the first CUDA device if there is one, else the CPU.
+
+    The log says which one it is, and warns where a SLURM job was given GPUs that torch cannot use.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        job, gpus = os.environ.get("SLURM_JOB_ID"), os.environ.get("CUDA_VISIBLE_DEVICES")
+        if device == "cpu" and job and gpus:
+            logger.warning(
+                "SLURM gave job %s the GPU %s, but torch %s (CUDA: %s) sees none, so it idles; "
+                "see what nvidia-smi says on this node, and whether its driver is recent enough",
+                *(job, gpus, torch.__version__, torch.version.cuda),
+            )
+    logger.info("device: %s", device)
     return torch.device(device)
 
 

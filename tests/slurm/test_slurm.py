@@ -1,9 +1,12 @@
 """profiles/slurm on a real scheduler: where jobs go, what a failure, a limit, a cancellation or a crash leaves behind."""
 
+import json
+import os
 import re
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,6 +48,8 @@ TARGETS = (
     "results/training/tiny/history.parquet",
 )
 LIMITED = [f"{name}.txt" for name in ("hungry", "slow", "gated-cancelled", "hour", "unstated")]
+# What `module load` leaves in the shell that submits.
+LOADED = {"LOADEDMODULES": "python/3.11:cuda/13.0", "LD_LIBRARY_PATH": "/opt/cuda/13.0/lib64"}
 CANCEL = "squeue --me --noheader --format '%i %j' | awk '/ iredinterp_/ {print $1}' | xargs -r scancel"
 PATIENCE = 120  # seconds
 
@@ -78,11 +83,11 @@ def submitted(limited, tmp_path_factory):
     return SimpleNamespace(project=project, submitter=submitter, output=output, jobs=submitter.jobs())
 
 
-def trials(folder, *options):
+def trials(folder, *options, **environment):
     """A submitter of trials.smk, which needs nothing of the project but its profile."""
     shutil.copytree(ROOT / "profiles", folder / "profiles")
     shutil.copy(Path(__file__).with_name("trials.smk"), folder)
-    return Submitter(folder, "--snakefile=trials.smk", *options)
+    return Submitter(folder, "--snakefile=trials.smk", *options, **environment)
 
 
 def states(jobs, rule, wildcards=None):
@@ -104,6 +109,7 @@ def test_every_request_without_a_gpu_goes_to_cpu_and_with_one_to_the_shortest_pa
 
 def test_exactly_the_rules_that_ask_for_a_gpu_are_given_its_model(monkeypatch):
     monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("TMPDIR", raising=False)  # the profile does too, for good
     profile = yte.process_yaml((PROFILE / "profile.yaml").read_text(), require_use_yte=True)
     rules = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
     named = {rule.split(":")[0] for rule in re.split(r"^rule ", rules, flags=re.MULTILINE) if "gpu=1" in rule}
@@ -174,6 +180,28 @@ def test_a_rule_that_states_nothing_gets_the_defaults_of_the_profile(limited):
     assert (job.mem_mb, job.minutes) == (2000, 10)
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_job_finds_the_modules_of_the_shell_that_submits_and_the_temporary_folder_of_its_node(
+    slurm, tmp_path, named
+):
+    login, scratch = tmp_path / "login", tmp_path / "node"
+    for folder in (login, scratch):
+        folder.mkdir()
+    # The scheduler hands on what is set here as a node sets it by itself.
+    node = {"SLURM_TMPDIR": str(scratch)} if named else {}
+    submitter = trials(tmp_path, TMPDIR=str(login), **LOADED, **node)
+    submitter.submit("surroundings.json")
+    found = json.loads((tmp_path / "surroundings.json").read_text())
+    assert (found["prefix"], found["PATH"]) == (sys.prefix, submitter.environment["PATH"])
+    assert {name: found[name] for name in LOADED} == LOADED
+
+    temporary = Path(found["temporary"])
+    assert temporary.parent == (scratch if named else Path("/tmp"))
+    assert Path(found["cache"]).is_relative_to(temporary)
+    assert not temporary.exists(), "a job leaves its temporary files behind"
+    assert list(login.iterdir()) == list(scratch.iterdir()) == []
+
+
 def test_after_a_kill_of_snakemake_finished_orphans_count_and_cancelled_ones_are_made_again(
     slurm, tmp_path, seed
 ):
@@ -203,6 +231,24 @@ def test_after_a_kill_of_snakemake_finished_orphans_count_and_cancelled_ones_are
     again = [(job.rule, job.wildcards, job.state) for job in submitter.jobs()[len(begun) :]]
     assert again == [("gated", "cancelled", "COMPLETED"), ("whole", "", "COMPLETED")]
     assert (tmp_path / "whole.txt").read_text() == "adopted\ncancelled\n"
+
+
+def test_no_job_needs_a_network(tmp_path):
+    alone = ["unshare", "--net"]
+    if not shutil.which("unshare") or subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("NO unshare --net here, so that jobs run without a network is not tested")
+    target = f"results/points/{MODEL}/trained/block-0.parquet"
+    project = Project(tmp_path)
+    run = subprocess.run(
+        [*alone, sys.executable, "-m", "snakemake", "--cores=1", target],
+        cwd=project.folder,
+        env=os.environ | {"PYTHONPATH": str(project.folder / "src"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert (project.folder / target).exists()
 
 
 def test_a_machine_that_belongs_to_a_cluster_is_left_alone(monkeypatch, tmp_path):

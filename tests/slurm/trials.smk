@@ -47,6 +47,18 @@ rule unstated:  # takes what the profile gives
         "touch {output}"
 
 
+rule surroundings:  # what a job finds on its node
+    output:
+        "surroundings.json",
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    shell:
+        "python -c 'import json, matplotlib, os, sys, tempfile; "
+        'found = {{"prefix": sys.prefix, "temporary": tempfile.gettempdir(), "cache": matplotlib.get_cachedir()}}; '
+        "print(json.dumps(found | dict(os.environ)))' > {output}"
+
+
 rule whole:
     input:
         "gated-adopted.txt",
