@@ -27,3 +27,7 @@ class EngineError(IredInterpError):
 
 class TrainingError(IredInterpError):
     """Training diverged, or a saved training state belongs to another recipe."""
+
+
+class ClusterError(IredInterpError):
+    """A cluster cannot be reached or used: names the host, or the scheduler's command, and what it said."""

@@ -50,7 +50,6 @@ TARGETS = (
 LIMITED = [f"{name}.txt" for name in ("hungry", "slow", "gated-cancelled", "hour", "unstated")]
 # What `module load` leaves in the shell that submits.
 LOADED = {"LOADEDMODULES": "python/3.11:cuda/13.0", "LD_LIBRARY_PATH": "/opt/cuda/13.0/lib64"}
-CANCEL = "squeue --me --noheader --format '%i %j' | awk '/ iredinterp_/ {print $1}' | xargs -r scancel"
 PATIENCE = 120  # seconds
 
 pytestmark = pytest.mark.xdist_group("slurm")
@@ -202,12 +201,8 @@ def test_a_job_finds_the_modules_of_the_shell_that_submits_and_the_temporary_fol
     assert list(login.iterdir()) == list(scratch.iterdir()) == []
 
 
-def test_after_a_kill_of_snakemake_finished_orphans_count_and_cancelled_ones_are_made_again(
-    slurm, tmp_path, seed
-):
-    # A prefix of its own, for the recipe must not cancel the jobs of other tests.
-    prefix = f"iredinterp-{seed}"
-    submitter = trials(tmp_path, f"--slurm-jobname-prefix={prefix}")
+def test_after_a_kill_of_snakemake_finished_orphans_count_and_cancelled_ones_are_made_again(slurm, tmp_path):
+    submitter = trials(tmp_path)
     run = submitter.start("whole.txt")
     begun = [tmp_path / f"gated-{name}.txt" for name in ("adopted", "cancelled")]
     wait_until(lambda: all(path.exists() for path in begun), "both jobs run", PATIENCE)
@@ -219,11 +214,9 @@ def test_after_a_kill_of_snakemake_finished_orphans_count_and_cancelled_ones_are
     wait_until(
         lambda: states(submitter.jobs(), "gated", "adopted") == ["COMPLETED"], "one orphan is done", PATIENCE
     )
-    assert CANCEL in (PROFILE / "profile.yaml").read_text()
-    subprocess.run(CANCEL.replace("iredinterp", prefix), shell=True, check=True, timeout=PATIENCE)  # noqa: S602
-    wait_until(
-        lambda: states(submitter.jobs(), "gated", "cancelled") == ["CANCELLED"], "the other is gone", PATIENCE
-    )
+    cancel = [sys.executable, "-m", "iredinterp", "cluster", "orphans", "--cancel"]
+    subprocess.run(cancel, cwd=tmp_path, check=True, timeout=PATIENCE)
+    assert states(submitter.jobs(), "gated", "cancelled") == ["CANCELLED"]
 
     (tmp_path / "gate-cancelled").touch()
     submitter.submit("--unlock")

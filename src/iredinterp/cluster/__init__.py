@@ -1,0 +1,1 @@
+"""The workflow on a SLURM cluster from a laptop, over plain ssh and rsync."""
