@@ -14,7 +14,7 @@ if __name__ == "__main__":
     with run_log(snakemake.log[0], snakemake.threads):
         network, spec = load_energy(inputs.checkpoint), ProblemSpec.from_dict(params.spec)
         keys = model_keys(params.model, network, spec, **params.replicate)
-        settings = {"tangent": dict(params.tangent), "grassmann": dict(params.grassmann)}
+        settings = {name: dict(params[name]) for name in ("tangent", "grassmann", "annealing")}
         truth, problems = read_planted_truth(inputs.checkpoint), read_table(inputs.problems)
         footer = provenance(settings, inputs=dict(inputs.items()), code=params.code)
         write_table(expected_table(truth, problems, keys, **settings), snakemake.output[0], footer)

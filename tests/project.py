@@ -17,6 +17,8 @@ SMALL = {
     "sampling": {"count": 4, "block": 4, "seed": 0},
     "points": {"kinds": ["q_sample", "minimum"], "draws": 1, "seed": 0},
     "competence": {"count": 100, "seed": 1},
+    "landscape": {"every": 2, "levels": [9, 0], "starts": 2, "runs": 1, "images": 5, "path_steps": 10},
+    "annealing": {"runs": 4},
     "sae": {
         "problems": 40,
         "widths": [30],
@@ -34,7 +36,8 @@ OTHER_RECIPE = {
     "phases": [{"steps": 9, "learning_rate": 0.1, "contrastive": True}],
 }
 TARGETS = {"all", "cards", "planted"}
-TARGETS |= {"exp001", "hessian", "exp003", "sae", "exp004", "grassmann", "exp005", "tangent"}
+TARGETS |= {"exp001", "hessian", "exp002", "landscape", "exp003", "sae", "exp004", "grassmann"}
+TARGETS |= {"exp005", "tangent", "exp006", "score", "exp010", "annealing"}
 
 
 class Project:

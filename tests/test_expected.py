@@ -4,12 +4,14 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
+from iredinterp.analyses.annealing import annealing_table
 from iredinterp.analyses.grassmann import grassmann_tables
 from iredinterp.analyses.tangent import tangent_table
 from iredinterp.energy import load_energy
 from iredinterp.expected import (
     OF_SPECTRA,
     arms_of,
+    coarse_first_exponents,
     condition_number,
     curvature_ratio,
     expected_table,
@@ -64,7 +66,7 @@ def case(request, seed, generator, tmp_path):
 def test_both_analyses_recover_the_planted_ratios_from_the_network(case, seed):
     energy, truth, problems, keys = case
     grassmann = {"rank": None, "draws": 3, "seed": seed}
-    expected = expected_table(truth, problems, keys, {"rank": None}, grassmann)
+    expected = expected_table(truth, problems, keys, {"rank": None}, grassmann, {"seed": seed})
     points = points_table(energy, problems, keys, ["q_sample"], seed)
     tangent = tangent_table(energy, points, problems)
     metrics, *_ = grassmann_tables(energy, problems, keys, perturbations=4, steps=3, **grassmann)
@@ -81,12 +83,39 @@ def test_both_analyses_recover_the_planted_ratios_from_the_network(case, seed):
         assert_recovered(tangent, expected, "curvature_ratio", "q_sample")
 
 
+def test_the_ways_of_the_sampler_have_the_planted_exponents(case, seed):
+    energy, truth, problems, keys = case
+    settings = {"rank": None}
+    expected = expected_table(
+        truth, problems, keys, settings, settings | {"draws": 1, "seed": 0}, {"seed": seed}
+    )
+    found = annealing_table(energy, problems, keys, runs=4, krylov=2, seed=seed)
+    found, planted_ones = (
+        tensor_column(found_in(table, "coarse_first_exponent", "trajectory"), "value")
+        for table in (found, expected)
+    )
+    assert planted_ones.isfinite().all()
+    torch.testing.assert_close(found, planted_ones, rtol=0, atol=1e-4)
+
+
+def test_an_exponent_is_that_of_the_errors_and_undefined_along_one_direction(generator, seed):
+    Y = normal(generator, 2, 4, 4)
+    U, s, Vh = torch.linalg.svd(Y)
+    exponents = torch.tensor([-1.5, 0.0, 2.0], dtype=torch.float64)
+    wrong = torch.stack([Y + 0.01 * (U * s[:, None, :] ** -power) @ Vh for power in exponents])
+    found = coarse_first_exponents(wrong, Y)
+    torch.testing.assert_close(found, exponents[:, None].expand(-1, 2), rtol=0, atol=1e-6)
+    Y[1] = torch.outer(*normal(generator, 2, 4))
+    found = coarse_first_exponents(wrong, Y)
+    assert found.isnan().sum(0).tolist() == [0, 3]
+
+
 def test_a_rank_given_to_the_analyses_is_that_of_their_truth(case, seed):
     energy, truth, problems, keys = case
     grassmann = {"rank": 3, "draws": 1, "seed": seed}
     if keys["rank"] == 2:
         grassmann["rank"] = 1
-    expected = expected_table(truth, problems, keys, {"rank": 1}, grassmann)
+    expected = expected_table(truth, problems, keys, {"rank": 1}, grassmann, {"seed": seed})
     metrics, *_ = grassmann_tables(energy, problems, keys, perturbations=4, steps=3, **grassmann)
     assert_recovered(metrics, expected, "energy_ratio", "perturbed")
     if keys["task"] == "completion":
@@ -98,7 +127,9 @@ def test_a_rank_given_to_the_analyses_is_that_of_their_truth(case, seed):
 def test_expected_condition_number_is_that_of_the_hessian_of_the_network(case, seed, generator):
     energy, truth, problems, keys = case
     settings = {"rank": None}
-    expected = expected_table(truth, problems, keys, settings, settings | {"draws": 1, "seed": seed})
+    expected = expected_table(
+        truth, problems, keys, settings, settings | {"draws": 1, "seed": seed}, {"seed": 0}
+    )
     x, y = normal(generator, LEVELS, energy.dim_x), normal(generator, LEVELS, energy.dim_y)
     eigenvalues = torch.linalg.eigvalsh(energy.hessian(x, y, torch.arange(LEVELS)))
     ratios = (eigenvalues[:, -1] / eigenvalues[:, 0]).repeat_interleave(COUNT)
@@ -114,7 +145,7 @@ def test_an_answer_without_a_gap_has_no_energy_ratio_and_fails_no_other(generato
     problems = problems.set_column(column, "signal", tensor_array(signal))
     keys, rank = {"task": "completion", "rank": 2}, {"rank": None}
     truth = planted(25, 25, seed).truth
-    table = expected_table(truth, problems, keys, rank, rank | {"draws": 1, "seed": seed})
+    table = expected_table(truth, problems, keys, rank, rank | {"draws": 1, "seed": seed}, {"seed": 0})
     rows = found_in(table, "energy_ratio", "perturbed").to_pandas()
     bad = rows["problem_id"] == 1
     assert rows[bad]["value"].isna().all()

@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "conditions": LEAVES | {"energy", "ired", "points", "truth"},
     "analyses": LEAVES
     | {"energy", "spectrum", "points", "ired", "linalg", "bases", "geometry", "tables", "figures", "panels"},
-    "expected": LEAVES | {"geometry", "points", "tables", "truth"},
+    "expected": LEAVES | {"geometry", "ired", "points", "tables", "truth"},
     "scorecard": LEAVES | {"expected", "energy", "ired", "pages", "points", "spectrum", "truth", "evidence"},
     "evidence": LEAVES | {"config", "evidence", "pages", "tables"},
 }

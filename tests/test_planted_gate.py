@@ -18,6 +18,7 @@ from iredinterp.truth.planted.truth import spectrum_table
 
 def calibrated(results, truth, problems):
     settings = {"tangent": {"rank": None}, "grassmann": {"rank": None, "draws": 1, "seed": 0}}
+    settings["annealing"] = {"seed": 0}
     expected = expected_table(truth, problems, KEYS, **settings)
     metrics = {"hessian": results.metrics}
     return calibration_table(REGISTRATION, results.spectra, spectrum_table(truth), metrics, expected)

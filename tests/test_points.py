@@ -65,6 +65,18 @@ def test_newton_reaches_the_minimum_of_a_quadratic_in_one_step(generator):
     assert found.converged.all()
 
 
+def test_the_search_ends_where_no_start_makes_progress(generator):
+    def bowl(x, y, t):
+        assert len(y) > 0
+        return 0.5 * y.square().sum(-1)
+
+    x = torch.empty(2, 0, dtype=torch.float64)
+    y = torch.randn(2, 3, generator=generator, dtype=torch.float64)
+    # No gradient is short enough, and from the bottom no step leads on.
+    found = minimum(CallableEnergy(bowl, 0, 3, cosine_schedule(10)), x, y, 0, tolerance=-1.0)
+    torch.testing.assert_close(found.y, torch.zeros_like(y), rtol=0, atol=1e-12)
+
+
 def test_minimum_leaves_a_saddle_and_finds_the_wells_of_a_double_well(generator):
     curvature = 0.5 + torch.rand(3, generator=generator, dtype=torch.float64)
 

@@ -177,3 +177,38 @@ def test_without_rejection_steps_that_raise_the_energy_are_taken_and_still_told(
     assert torch.equal(run.accepted, ~(run.proposed_energies > run.energies))
     assert not run.accepted.all()
     torch.testing.assert_close(run.energies[:, 1:], run.proposed_energies[:, :-1])
+
+
+def test_levels_are_passed_through_in_the_order_and_as_often_as_named(generator, seed):
+    network = EnergyMLP.random(9, 9, 12, generator).to(torch.float64)
+    x = torch.randn(8, 9, generator=generator, dtype=torch.float64)
+    s = network.schedule
+    plain = sample(network, x, seed=seed)
+    named = sample(network, x, seed=seed, levels=range(9, -1, -1))
+    for name, value in vars(plain).items():
+        assert torch.equal(getattr(named, name), value), name
+    levels = [3, 3, 9, 0, 4]
+    run = sample(network, x, seed=seed, levels=levels)
+    assert run.levels.tolist() == levels
+    for k in range(1, len(levels)):
+        assert torch.equal(run.entered[k], s.sqrt_alphas_cumprod[levels[k]] * run.answers[k - 1])
+        again = sample(network, x, init=run.entered[k], levels=levels[k:])
+        assert torch.equal(again.final, run.final)
+    torch.testing.assert_close(run.final, s.sqrt_alphas_cumprod[4] * run.answers[-1])
+
+
+def test_without_inner_steps_a_level_is_its_jump(quadratic, seed):
+    energy, x, answer = quadratic
+    run = sample(energy, x, seed=seed, inner_steps=0)
+    torch.testing.assert_close(run.answers, answer.expand_as(run.answers), rtol=1e-7, atol=1e-9)
+    assert run.states.shape == (10, 0, 5, 6)
+    for name in ("energies", "proposed_energies", "accepted", "clamped"):
+        assert getattr(run, name).shape == (10, 0, 5), name
+    assert run.accepted.dtype == torch.bool
+
+
+@pytest.mark.parametrize("levels", [[], [10], [3, -1]])
+def test_levels_that_the_energy_lacks_are_refused(levels, quadratic, seed):
+    energy, x, _ = quadratic
+    with pytest.raises(ValueError, match="levels must name some of 0 … 9, found"):
+        sample(energy, x, seed=seed, levels=levels)

@@ -19,7 +19,21 @@ CONDITIONS = (
     "oracle_noise",
 )
 # Numbers that need not be whole. JSON schemas take 5.0 for an integer, and NaN for within any bounds.
-REAL = {"kappa", "observed", "noise", "l1", "learning_rate", "radii", "ema_decay", "clip"}
+REAL = {
+    "kappa",
+    "observed",
+    "noise",
+    "l1",
+    "learning_rate",
+    "radii",
+    "ema_decay",
+    "clip",
+    "floor",
+    "tolerance",
+    "radius",
+    "spurious",
+    "extent",
+}
 
 # Networks that the workflow trains, when their path is given as a checkpoint.
 TRAINED_HERE = re.compile(r"results/networks/(?P<recipe>.+)-seed(?P<seed>\d+)\.safetensors")
@@ -80,8 +94,9 @@ def expanded_models(config: Mapping) -> dict[str, dict]:
         By name, `NAME` or, of a family of training seeds, `NAME-seedS`: `replicate` (its family, and its
         seed or None if the configuration does not say), `problems`, `spec` (what that name stands for),
         `weights`, `checkpoint` (the file each
-        condition starts from; absent where there is none), `conditions` (those defined) and `reference` (the
-        oracle, if it is among them).
+        condition starts from; absent where there is none), `conditions` (those defined), `reference` (the
+        oracle, if it is among them), `partner` (the trained checkpoint of the first other seed of its family,
+        if there is one) and `paired` (the conditions that are compared with it).
         Every entry of `problems` has its planted network among them.
     """
     models = {}
@@ -118,6 +133,13 @@ def expanded_models(config: Mapping) -> dict[str, dict]:
             "conditions": ["trained"],
             "reference": [],
         }
+    families: dict[str, list[str]] = {}
+    for name, entry in models.items():
+        families.setdefault(entry["replicate"]["family"], []).append(name)
+    for name, entry in models.items():
+        others = [other for other in families[entry["replicate"]["family"]] if other != name]
+        entry["partner"] = [models[other]["checkpoint"]["trained"] for other in others[:1]]
+        entry["paired"] = ["trained"] * len(entry["partner"])
     return models
 
 

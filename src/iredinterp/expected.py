@@ -2,7 +2,7 @@
 
 Nothing here comes from the analyses or runs the network: with H_t = Q diag(a(t)) Qᵀ known, condition numbers
 are ratios of a(t), curvatures along a manifold are traces with its projector written out, and the energy of a
-displacement ΔY, averaged over both signs, is ½ΔYᵀH_tΔY.
+displacement ΔY, averaged over both signs, is ½ΔYᵀH_tΔY. What the sampler does is run on that formula.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from torch import Tensor
 
 from iredinterp.geometry.fixed_rank import FixedRankPoint
 from iredinterp.geometry.perturb import ARMS, arm_stack
+from iredinterp.ired.sampler import sample
 from iredinterp.points import normal_draws, point_keys, reference_matrices, reference_rank
-from iredinterp.tables import Metric, tidy
+from iredinterp.tables import Metric, tensor_column, tidy
 from iredinterp.truth.planted.truth import PlantedTruth
 
 NO_MANIFOLD = "answers of addition lie on no manifold"
 NO_GAP = "the answer has no singular gap at this rank"
+ONE_VALUE = "no two singular values of the answer differ, so errors have no slope in them"
 
 
 def expected_table(
@@ -31,6 +33,7 @@ def expected_table(
     keys: Mapping[str, object],
     tangent: Mapping[str, object],
     grassmann: Mapping[str, object],
+    annealing: Mapping[str, object],
 ) -> pa.Table:
     """Planted values of the metrics that hypotheses speak of, one row per problem and level.
 
@@ -40,9 +43,11 @@ def expected_table(
         keys: values of `iredinterp.points.MODEL_KEYS` of the planted model.
         tangent: settings of EXP-005: `rank`.
         grassmann: settings of EXP-004: `rank`, `draws` and `seed`.
+        annealing: settings of EXP-010: `seed`.
 
     Returns:
-        A metric table: condition_number and curvature_ratio of q_samples, energy_ratio of perturbed answers.
+        A metric table: condition_number and curvature_ratio of q_samples, energy_ratio of perturbed answers,
+        coarse_first_exponent of trajectories.
     """
     ids = problems["problem_id"].to_pylist()
     hessians = truth.hessian_formula(torch.empty(0), torch.empty(0), torch.arange(truth.schedule.levels))
@@ -51,18 +56,24 @@ def expected_table(
     rank = reference_rank([keys.get("rank")], grassmann["rank"])
     arms = arms_of(ids, answers, rank, grassmann["draws"], grassmann["seed"])
     column, core = (arms[arm].flatten(2) for arm in ("column", "core"))
+    x = tensor_column(problems, "x").flatten(1).double()
+    init = normal_draws(annealing["seed"], "first_state", ids, 1, answers[0].numel())[:, 0]
+    sampled = sample(truth, x, init=init)
+    targets = tensor_column(problems, "y_star").double()
+    exponents = coarse_first_exponents(sampled.answers.flip(0).reshape(-1, *targets.shape), targets)
     parts = []
     for t, hessian in enumerate(hessians):
         sigma = float(truth.schedule.sigma[t])
         curvature = condition_number(truth.spectrum[t].numpy())
-        sampled = [
+        at_q_samples = [
             Metric("condition_number", torch.full((len(ids),), float(curvature), dtype=torch.float64)),
             Metric("curvature_ratio", curvature_ratio(hessian, along, len(ids)), reason=NO_MANIFOLD),
         ]
         ratio = _mean_square(column, hessian) / _mean_square(core, hessian)
         for kind, metrics in (
-            ("q_sample", sampled),
+            ("q_sample", at_q_samples),
             ("perturbed", [Metric("energy_ratio", ratio, reason=NO_GAP)]),
+            ("trajectory", [Metric("coarse_first_exponent", exponents[t], reason=ONE_VALUE)]),
         ):
             parts.append(tidy(point_keys(keys, ids, t, sigma, kind, [0] * len(ids)), metrics))
     return pa.concat_tables(parts)
@@ -84,6 +95,27 @@ def curvature_ratio(hessian: Tensor, along: Tensor | None, count: int) -> Tensor
     inside, dims = (along * hessian).sum((1, 2)), along.diagonal(dim1=1, dim2=2).sum(1)
     across = hessian.trace() - inside
     return (across / (len(hessian) - dims)) / (inside / dims)
+
+
+def coarse_first_exponents(found: Tensor, answers: Tensor) -> Tensor:
+    """−d ln e_i/d ln s_i for e = |diag(Uᵀ(Ŷ − Y)V)| and Y = U diag(s) Vᵀ, one singular triple after another.
+
+    Args:
+        found: Ŷ, (K, P, n, m).
+        answers: Y, (P, n, m).
+
+    Returns:
+        (K, P), NaN where Y has no two different singular values above rounding.
+    """
+    slopes = torch.full(found.shape[:2], torch.nan, dtype=torch.float64)
+    for p, answer in enumerate(answers):
+        U, s, Vh = np.linalg.svd(answer.numpy())
+        rank = np.linalg.matrix_rank(answer.numpy())
+        differ = rank > 1 and np.ptp(np.log(s[:rank])) > 1e-10
+        for k in range(len(found) if differ else 0):
+            errors = abs(np.diag(U.T @ (found[k, p] - answer).numpy() @ Vh.T))[:rank]
+            slopes[k, p] = -np.polyfit(np.log(s[:rank]), np.log(errors), 1)[0]
+    return slopes
 
 
 def tangent_projectors(task: str, answers: Tensor, rank: int) -> Tensor | None:

@@ -105,6 +105,8 @@ def minimum(
     y = y.clone()
     active = torch.arange(len(y), device=y.device)
     for _ in range(max_steps):
+        if not len(active):
+            break
         value, gradient = energy.energy_and_gradient(x[active], y[active], t[active])
         moving = gradient.norm(dim=-1) > tolerance
         active, value, gradient = active[moving], value[moving], gradient[moving]

@@ -21,7 +21,7 @@ from submission import Submitter, kill
 
 ROOT = Path(__file__).parents[2]
 PROFILE = ROOT / "profiles/slurm"
-BROKEN = "inverse-n5-seed1"
+BROKEN = "inverse-n5-seed2"
 BROKEN_CHECKPOINT = f"resources/checkpoints/{BROKEN}.safetensors"
 GPU = "gres:gpu:a100:1"
 # Partition, GPUs, memory in MB and minutes at the first attempt: every rule with a GPU, and two without.
@@ -34,6 +34,10 @@ EXPECTED = {
     "hessian_block": ("gpu_test", GPU, 8000, 60),
     "tangent_block": ("gpu_test", GPU, 8000, 60),
     "grassmann_block": ("gpu_test", GPU, 4000, 60),
+    "landscape_block": ("gpu", GPU, 8000, 120),
+    "score_block": ("gpu_test", GPU, 8000, 60),
+    "score_pair": ("gpu_test", GPU, 8000, 60),
+    "annealing_block": ("gpu_test", GPU, 8000, 60),
     "sae_field": ("gpu", GPU, 8000, 120),
     "sae_train": ("gpu", GPU, 8000, 120),
     "train": ("gpu", GPU, 4000, 240),
@@ -43,6 +47,10 @@ TARGETS = (
     f"results/hessian/{MODEL}/trained/metrics.parquet",
     f"results/tangent/{MODEL}/trained/blocks/0/metrics.parquet",
     f"results/grassmann/{MODEL}/trained/blocks/0/metrics.parquet",
+    f"results/landscape/{MODEL}/trained/blocks/0/metrics.parquet",
+    f"results/score/{MODEL}/trained/blocks/0/metrics.parquet",
+    f"results/score/{MODEL}/trained/agreement.parquet",
+    f"results/annealing/{MODEL}/trained/blocks/0/metrics.parquet",
     f"results/sae/{MODEL}/trained/gradient/width-30/metrics.parquet",
     f"results/competence/{BROKEN}.parquet",
     "results/training/tiny/history.parquet",

@@ -23,9 +23,20 @@ EXP001 = {
     "gather": 6,
     "hessian_figures": 1,
 }
+EXP002 = {"problems": 1, "competence": 1, "landscape_block": 7, "gather": 5, "landscape_figures": 1}
 EXP003 = {"competence": 1, "sae_field": 1, "sae_train": 2, "sae_figures": 1}
 EXP004 = {"problems": 1, "competence": 1, "grassmann_block": 7, "gather": 3, "grassmann_figures": 1}
 EXP005 = {"problems": 1, "competence": 1, "points": 7, "tangent_block": 7, "gather": 1, "tangent_figures": 1}
+EXP006 = {
+    "problems": 1,
+    "competence": 1,
+    "points": 7,
+    "score_block": 7,
+    "score_pair": 1,
+    "gather": 1,
+    "score_figures": 1,
+}
+EXP010 = {"problems": 1, "competence": 1, "annealing_block": 7, "gather": 1, "annealing_figures": 1}
 PLANTED = {
     "planted_network": 1,
     "planted_dictionary": 1,
@@ -34,19 +45,30 @@ PLANTED = {
     "hessian_block": 1,
     "tangent_block": 1,
     "grassmann_block": 1,
-    "gather": 4,
+    "annealing_block": 1,
+    "gather": 5,
     "calibration": 1,
 }
 # What the default target needs, by what it depends on.
 HESSIAN = {"hessian_block": 3, "gather": 8, "hessian_figures": 1, "calibration": 1}
 TANGENT = {"tangent_block": 8, "gather": 2, "tangent_figures": 1, "calibration": 1}
 GRASSMANN = {"grassmann_block": 8, "gather": 4, "grassmann_figures": 1, "calibration": 1}
+LANDSCAPE = {"landscape_block": 7, "gather": 5, "landscape_figures": 1}
+SCORE = {"score_block": 7, "score_pair": 1, "gather": 1, "score_figures": 1}
+ANNEALING = {"annealing_block": 8, "gather": 2, "annealing_figures": 1, "expected": 1, "calibration": 1}
 SAE = {"sae_field": 1, "sae_train": 2, "sae_figures": 1}
 POINTS = {"points": 8, "gradients": 1}
-AT_POINTS = POINTS | HESSIAN | TANGENT | {"gather": 10}
-ANALYSES = AT_POINTS | GRASSMANN | SAE | {"gather": 14}
+AT_POINTS = POINTS | HESSIAN | TANGENT | SCORE | {"gather": 11}
+IN_THE_SAMPLER = LANDSCAPE | ANNEALING | SAE
+ANALYSES = AT_POINTS | GRASSMANN | IN_THE_SAMPLER | {"gather": 22}
 SAE_FIGURES = ("frontier", "atoms", "examples", "density", "stability", "concepts", "fidelity", "effects")
-FIGURES = {"hessian_figures": 1, "tangent_figures": 1, "grassmann_figures": 1, "sae_figures": 1}
+FIGURES = dict.fromkeys(
+    [
+        f"{name}_figures"
+        for name in ("hessian", "landscape", "sae", "grassmann", "tangent", "score", "annealing")
+    ],
+    1,
+)
 OF_PROBLEMS = {"problems": 1, "planted_network": 1, "planted_dictionary": 1, "expected": 1}
 EVERYTHING = OF_PROBLEMS | {"competence": 1} | ANALYSES
 
@@ -81,6 +103,9 @@ def test_every_named_artifact_is_made(built):
     assert {f"{kind}/{MODEL}/trained/block-0.parquet" for kind in ("points", "gradients")} <= names
     for analysis, shown, tables in (
         ("grassmann", ("arms", "effect", "correlation", "paths"), ("metrics", "displacements", "paths")),
+        ("landscape", ("slices", "minima", "barriers"), ("metrics", "minima", "paths", "grid", "tracks")),
+        ("score", ("overlap", "eigenmatrices", "shares"), ("metrics", "agreement")),
+        ("annealing", ("card", "ledger", "modes", "arms", "calibration"), ("metrics",)),
         ("tangent", ("ratios", "shares", "conditions"), ("metrics",)),
         ("sae", SAE_FIGURES, ()),
     ):
@@ -151,7 +176,7 @@ def test_unused_code_reruns_nothing(project):
             "src/iredinterp/ired/sampler.py",
             "ANSWER_LIMIT = 2.0",
             "ANSWER_LIMIT = 2.5",
-            {"competence": 1, **AT_POINTS, **SAE, **FIGURES},
+            {"competence": 1, **AT_POINTS, **IN_THE_SAMPLER, **FIGURES, "gather": 18},
         ),
         (
             "src/iredinterp/geometry/perturb.py",
@@ -180,6 +205,9 @@ def test_an_edit_of_the_library_reruns_exactly_what_depends_on_it(project, path,
         ("sae", {"steps": 30}, {**SAE, "planted_dictionary": 1, "calibration": 1}),
         ("tangent", {"chunk": 32}, {**TANGENT, "expected": 1}),
         ("grassmann", {"draws": 2}, {**GRASSMANN, "expected": 1}),
+        ("landscape", {"starts": 3}, LANDSCAPE),
+        ("score", {"vectors": 4}, SCORE),
+        ("annealing", {"runs": 5}, ANNEALING),
         ("points", {"seed": 9}, AT_POINTS),
         ("competence", {"seed": 9}, {"competence": 1, **FIGURES}),
         (
@@ -209,7 +237,11 @@ def test_another_checkpoint_reruns_everything_of_its_model(project):
         "hessian_block": 2,
         "tangent_block": 6,
         "grassmann_block": 6,
-        "gather": 10,
+        "landscape_block": 6,
+        "score_block": 6,
+        "score_pair": 1,
+        "annealing_block": 6,
+        "gather": 17,
         **SAE,
         **FIGURES,
     }
@@ -260,9 +292,12 @@ def test_targets_by_name_and_by_path(project):
     assert project.planned() == EVERYTHING
     assert project.planned("exp001") == EXP001
     assert project.planned("hessian") == EXP001
+    assert project.planned("exp002") == project.planned("landscape") == EXP002
     assert project.planned("exp003") == project.planned("sae") == EXP003
     assert project.planned("exp004") == project.planned("grassmann") == EXP004
     assert project.planned("exp005") == project.planned("tangent") == EXP005
+    assert project.planned("exp006") == project.planned("score") == EXP006
+    assert project.planned("exp010") == project.planned("annealing") == EXP010
     assert project.planned("planted") == PLANTED | {"problems": 1}
     assert project.planned("cards") == {"competence": 1}
     assert project.planned(f"results/points/{MODEL}/trained/block-1.parquet") == {"problems": 1, "points": 1}

@@ -18,7 +18,7 @@ from iredinterp.provenance import code_digest
 validate(config, schema="../schemas/config.schema.yaml")
 try:
     check_config(config)
-    read_hypotheses(config["hypotheses"])
+    HYPOTHESES = read_hypotheses(config["hypotheses"]).hypotheses
 except IredInterpError as error:
     raise WorkflowError(f"configuration: {error}") from None
 
@@ -59,19 +59,23 @@ TRAINED_ON = {
     for recipe, settings in config["training"].items()
 }
 BLOCKS = range(ceil(config["sampling"]["count"] / config["sampling"]["block"]))
-# Analyses whose metric tables are judged, each with the tables that its jobs write.
+# Analyses that go block by block, each with the tables that its jobs write.
 TABLES = {
     "hessian": ("spectra", "metrics", "tracking"),
+    "landscape": ("metrics", "minima", "paths", "grid", "tracks"),
     "tangent": ("metrics",),
+    "score": ("metrics",),
     "grassmann": ("metrics", "displacements", "paths"),
+    "annealing": ("metrics",),
 }
+JUDGED = sorted({*TABLES} & {hypothesis.analysis for hypothesis in HYPOTHESES})
 STUDY_METRICS = {
     analysis: [
         f"<results>/{analysis}/{study}/blocks/{block}/metrics.parquet"
         for study in STUDIES
         for block in BLOCKS
     ]
-    for analysis in TABLES
+    for analysis in JUDGED
 }
 # The registered one of each sweep is the first.
 STUDY_METRICS["sae"] = [
@@ -80,7 +84,7 @@ STUDY_METRICS["sae"] = [
 ]
 PLANTED_METRICS = {
     analysis: f"<results>/{analysis}/planted-{{problems}}/trained/metrics.parquet"
-    for analysis in TABLES
+    for analysis in JUDGED
 }
 PLANTED_METRICS["sae"] = "<results>/planted/{problems}/dictionary.parquet"
 

@@ -46,6 +46,7 @@ rule expected:
         replicate=entry("planted-{problems}/replicate", of=CHECKPOINTS),
         tangent=config["tangent"],
         grassmann=config["grassmann"],
+        annealing=config["annealing"],
     message:
         "What is to be found on the planted network of {wildcards.problems}"
     script:

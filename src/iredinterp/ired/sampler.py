@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -36,7 +37,7 @@ class Trajectory:
     """Every state of a sampler run; K levels in sampling order, S inner steps, B problems, d entries.
 
     Attributes:
-        levels: (K,), K−1 … 0; index k of every other field is level `levels[k]`.
+        levels: (K,), K−1 … 0 unless others were asked for; index k of every other field is level `levels[k]`.
         entered: (K, B, d), state on entering the level, at the level's scale.
         jump_clamped: (K, B), entries of the jump's answer estimate outside ±2 (0 without a jump).
         states: (K, S, B, d), state before each inner step.
@@ -75,6 +76,7 @@ def sample(
     jump_gradient: Substitute = unchanged,
     step_gradient: Substitute = unchanged,
     reject: bool = True,
+    levels: Sequence[int] | None = None,
 ) -> Trajectory:
     """Answer the problems x by annealed descent, keeping every state.
 
@@ -89,11 +91,15 @@ def sample(
         init: (B, d), first state; drawn from N(0, I) with `seed` if not given.
         seed: of the first state; exactly one of `init` and `seed` is needed.
         faithful: see above.
-        inner_steps: inner steps per level (5 in the official matrix tasks).
+        inner_steps: inner steps per level (5 in the official matrix tasks), 0 for jumps alone.
         jump_gradient: what to follow in the jump, if there is one, in place of ∇_yE; energies stay those of
             the landscape.
         step_gradient: the same in the inner steps.
         reject: undo inner steps that raise E.
+        levels: to pass through, in this order and as often as named; K−1 … 0 if not given.
+
+    Raises:
+        ValueError: neither or both of `init` and `seed`, or levels that the energy does not have.
 
     Source:
         `p_sample_loop` and `opt_step` of the official release (commit 3d74b85); Du et al. 2024, algorithm 2.
@@ -105,8 +111,11 @@ def sample(
         init = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     y = init.to(x.device, x.dtype)
     s = energy.schedule
+    order = list(reversed(range(s.levels)) if levels is None else levels)
+    if not order or not all(0 <= t < s.levels for t in order):
+        raise ValueError(f"levels must name some of 0 … {s.levels - 1}, found {order}")
     records = []
-    for t in reversed(range(s.levels)):
+    for t, following in pairwise([*order, None]):
         entered, jump_clamped = y, torch.zeros(y.shape[:-1], dtype=torch.long, device=y.device)
         if faithful:
             _, gradient = energy.energy_and_gradient(x, y, t)
@@ -121,8 +130,8 @@ def sample(
         answer = s.sqrt_recip_alphas_cumprod[t] * y
         records.append((torch.tensor(t), entered, jump_clamped, *inner, answer))
         final = y if faithful else answer
-        if t > 0:
-            y = s.sqrt_alphas_cumprod[t - 1] * answer
+        if following is not None:
+            y = s.sqrt_alphas_cumprod[following] * answer
     return Trajectory(*(torch.stack(column) for column in zip(*records, strict=True)), final)
 
 
@@ -143,7 +152,7 @@ def descend(
         x: (…, B, d_x).
         y: (…, B, d), first state.
         t: level, an integer or (…, B).
-        steps: number of steps, at least 1.
+        steps: number of steps.
         later_factor: multiple of η_t taken from the second step on (2 in the official release).
         step_gradient: what to follow in place of ∇_yE.
         reject: undo steps that raise E.
@@ -167,4 +176,12 @@ def descend(
         accepted = ~(after > before)
         records.append((y, before, after, accepted, clamped))
         y = torch.where(accepted.unsqueeze(-1), proposal, y) if reject else proposal
+    if not records:
+        return y, _untaken(y)
     return y, tuple(torch.stack(column) for column in zip(*records, strict=True))
+
+
+def _untaken(y: Tensor) -> tuple[Tensor, ...]:
+    """What `descend` returns of no steps."""
+    number = y.new_zeros(0, *y.shape[:-1])
+    return y.new_zeros(0, *y.shape), number, number, number.bool(), number.long()
