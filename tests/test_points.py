@@ -73,7 +73,7 @@ def test_the_search_ends_where_no_start_makes_progress(generator):
     x = torch.empty(2, 0, dtype=torch.float64)
     y = torch.randn(2, 3, generator=generator, dtype=torch.float64)
     # No gradient is short enough, and from the bottom no step leads on.
-    found = minimum(CallableEnergy(bowl, 0, 3, cosine_schedule(10)), x, y, 0, tolerance=-1.0)
+    found = minimum(CallableEnergy(bowl, 0, 3), x, y, 0, tolerance=-1.0)
     torch.testing.assert_close(found.y, torch.zeros_like(y), rtol=0, atol=1e-12)
 
 

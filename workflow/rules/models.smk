@@ -31,11 +31,15 @@ rule network:
         rules.train.output.checkpoints,
     output:
         "<results>/networks/{recipe}-seed{seed}.safetensors",
+    log:
+        "<logs>/network/{recipe}-{seed}.log",
     localrule: True
+    conda:
+        "../envs/iredinterp.yaml"
     message:
         "Take seed {wildcards.seed} of {wildcards.recipe}"
     shell:
-        "cp {input:q}/{wildcards.recipe:q}-seed{wildcards.seed:q}.safetensors {output:q}"
+        "cp {input:q}/{wildcards.recipe:q}-seed{wildcards.seed:q}.safetensors {output:q} 2> {log:q}"
 
 
 rule trained:

@@ -3,6 +3,8 @@ rule plan:
     log:
         "<logs>/plan.log",
     localrule: True
+    conda:
+        "../envs/iredinterp.yaml"
     params:
         **code("plan"),
         study=["all", "verdicts", "scorecard"],
