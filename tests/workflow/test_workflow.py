@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 import yaml
 from project import MODEL, OTHER_RECIPE, PROBLEMS, ROOT, Project
@@ -117,7 +118,12 @@ def test_every_named_artifact_is_made(built):
 
 def test_every_table_reads_back_with_its_provenance(built):
     for path in (built.folder / "results").rglob("*.parquet"):
-        assert read_table(path).num_rows > 0
+        if read_table(path).num_rows == 0:
+            # There is no path between minima where each problem has one.
+            assert path.name == "paths.parquet"
+            metrics = read_table(path.with_name("metrics.parquet"))
+            counts = metrics.filter(pc.equal(metrics["metric"], "minima_count"))["value"]
+            assert pc.max(counts).as_py() == 1
         record = read_provenance(path)
         assert record["code"], path
         assert str(built.folder) not in str(record)
