@@ -34,7 +34,15 @@ def test_of_a_rule_that_never_ran_only_its_limit_is_known():
     assert row(page, "draw") == ["12", "", "0", "", "", "2"]
     assert totals(page) == (
         "13 jobs. 1 with a GPU: 0.1 hours by what was measured, 2 at most in all; "
-        "12 without: 0.0 hours by what was measured, 2 at most for rules never run, 2 at most in all."
+        "12 without: 2 hours at most."
+    )
+
+
+def test_what_ran_and_what_never_did_are_told_apart_in_the_totals():
+    page = plan_page([Job("look", 1, 90, 30.0), Job("look", 1, 90, None), Job("train", 1, 240, None)])
+    assert totals(page) == (
+        "3 jobs. 3 with a GPU: 1.0 hours by what was measured, 4 at most for rules never run, 7 at most in all; "
+        "0 without: 0 hours at most."
     )
 
 

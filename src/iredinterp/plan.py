@@ -111,8 +111,10 @@ def plan_page(jobs: Sequence[Job]) -> str:
 
 
 def _total(kind: str, rules: pd.DataFrame) -> str:
-    known = rules["measured"] > 0
-    hours = f"{rules['jobs'].sum():,} {kind}: {rules['hours'].sum():,.1f} hours by what was measured"
+    jobs, at_most, known = rules["jobs"].sum(), rules["at_most"], rules["measured"] > 0
+    if not known.any():
+        return f"{jobs:,} {kind}: {at_most.sum():,.0f} hours at most"
+    hours = f"{jobs:,} {kind}: {rules['hours'].sum():,.1f} hours by what was measured"
     if not known.all():
-        hours += f", {rules['at_most'][~known].sum():,.0f} at most for rules never run"
-    return f"{hours}, {rules['at_most'].sum():,.0f} at most in all"
+        hours += f", {at_most[~known].sum():,.0f} at most for rules never run"
+    return f"{hours}, {at_most.sum():,.0f} at most in all"
