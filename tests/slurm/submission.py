@@ -84,7 +84,7 @@ class Submitter:
                 start_new_session=True,
             )
 
-    def finish(self, run: subprocess.Popen, fails: bool = False, timeout: float = 300) -> str:
+    def finish(self, run: subprocess.Popen, fails: bool = False, timeout: float = 600) -> str:
         """What a started Snakemake has said at its end; after the time-out it is killed with its children."""
         try:
             run.wait(timeout)
