@@ -318,6 +318,16 @@ def test_only_the_bridge_imports_geomstats():
     assert python(code) == "False True torch.float32\n"
 
 
+def test_the_logging_of_the_process_stays_as_it_was():
+    code = (
+        "import logging; root = logging.getLogger(); root.addHandler(logging.NullHandler())\n"
+        "before = root.level, root.handlers.copy()\n"
+        "import iredinterp.geometry.geomstats_bridge\n"
+        "print((root.level, root.handlers) == before)"
+    )
+    assert python(code) == "True\n"
+
+
 def test_geomstats_still_needs_the_name_that_numpy_removed():
     assert not hasattr(np, "trapz") or np.trapz is np.trapezoid
     said = python("import geomstats.backend")

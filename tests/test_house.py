@@ -77,6 +77,12 @@ def test_modules_import_only_from_the_rooms_they_may(path):
         assert same_analysis or target in MAY_IMPORT[room], f"{path} imports {name}"
 
 
+def test_no_two_test_files_share_a_name():
+    names = [path.name for path in sorted((ROOT / "tests").rglob("test_*.py"))]
+    assert len(names) > 50
+    assert len(set(names)) == len(names)
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_are_thin_and_belong_to_a_rule(path):
     text = path.read_text()

@@ -92,14 +92,19 @@ def test_curves_of_minima_are_means_over_problems(drawn, tables):
     assert any(np.allclose(line, means) for line in lines)
 
 
-def test_barriers_climb_from_the_share_of_landscapes_with_one_minimum_to_one(drawn, tables):
+def test_a_barrier_is_its_saddle_else_its_highest_image_else_none(drawn, tables):
     trained = tables[0].filter(pc.equal(tables[0]["condition"], "trained"))
-    rows = metric_rows(trained, "barrier", "string").query("t == 6")
-    alone = rows["value"].isna().mean()
+    saddles, images = (
+        metric_rows(trained, "barrier", part).query("t == 6")["value"] for part in ("saddle", "string")
+    )
+    expected = [
+        next((value for value in pair if not np.isnan(value)), 0.0)
+        for pair in zip(saddles, images, strict=True)
+    ]
     line = drawn["barriers"].axes[0].lines[-1]
-    heights = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
-    assert heights[1][heights[0] == 0].max() == pytest.approx(alone)
-    assert heights[1].max() == 1
+    heights, shares = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+    np.testing.assert_array_equal(heights[1:-1], sorted(expected))
+    np.testing.assert_allclose(shares, [0, *np.arange(1, len(expected) + 1) / len(expected), 1])
 
 
 def test_tables_of_two_models_are_refused(tables):

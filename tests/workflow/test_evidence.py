@@ -46,7 +46,12 @@ def verdicts(project):
 
 def test_two_seeds_are_told_that_they_cannot_decide_whatever_the_effect(judged):
     rows = verdicts(judged).query("family == @FAMILY")
-    assert sorted(rows.index) == ["manifold_curvature", "monosemantic_gradients", "spectrum_progression"]
+    assert sorted(rows.index) == [
+        "coarse_to_fine",
+        "manifold_curvature",
+        "monosemantic_gradients",
+        "spectrum_progression",
+    ]
     for row in rows.drop("monosemantic_gradients").itertuples():
         assert row.verdict == "INCONCLUSIVE"
         assert row.reason == "2 seeds: the smallest two-sided p is 0.5, above 0.05; train at least 6"
@@ -81,12 +86,13 @@ def test_hypotheses_whose_analysis_does_not_exist_say_not_run(judged):
 
 def test_every_condition_was_measured_with_the_same_points(judged):
     samples = read_table(judged.folder / "results/samples.parquet").to_pandas()
-    # The second hypothesis leaves permuted_targets out, the third is not about this task.
+    # The last two leave conditions out; the one on Grassmannian distances is not about this task.
     counts = samples.groupby("hypothesis").size().to_dict()
     assert counts == {
         "spectrum_progression": JOBS * 4,
         "monosemantic_gradients": JOBS * 40,
         "manifold_curvature": (JOBS - len(SEEDS)) * 4,
+        "coarse_to_fine": 4 * len(SEEDS) * 4,
     }
     assert set(samples["condition"]) == set(CONDITIONS)
     results = judged.folder / "results/points/inverse-n5-seed0"
@@ -98,7 +104,7 @@ def test_every_condition_was_measured_with_the_same_points(judged):
 
 
 def test_every_table_says_under_which_condition_it_was_made(judged):
-    for kind in ("points", "hessian", "tangent", "grassmann", "sae"):
+    for kind in ("points", "hessian", "tangent", "grassmann", "annealing", "sae"):
         for condition in CONDITIONS:
             tables = list(
                 (judged.folder / f"results/{kind}").glob(f"inverse-n5-seed*/{condition}/**/*.parquet")
@@ -127,7 +133,7 @@ def test_the_planted_spectrum_is_found_at_every_level(judged):
 
 def test_what_is_planted_is_found_by_every_analysis_that_has_a_gate(judged):
     table = read_table(judged.folder / f"results/planted/{FAMILY}/calibration.parquet").to_pandas()
-    errors = table.set_index("metric").loc[["log_slope_error", "log_ratio_error"], "value"]
+    errors = table.set_index("metric").loc[["log_slope_error", "log_ratio_error", "exponent_error"], "value"]
     assert (errors < 1e-9).all()
 
 

@@ -9,6 +9,7 @@ Importing this module imports geomstats; nothing else in the package does.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable
@@ -38,12 +39,18 @@ if os.environ.get("GEOMSTATS_BACKEND", "numpy") != "numpy":
 if not hasattr(np, "trapz"):
     # geomstats 2.8.0 imports the name that NumPy 2.4 removed.
     np.trapz = np.trapezoid
+root = logging.getLogger()
+level, handlers = root.level, root.handlers.copy()
 try:
     from geomstats.geometry.grassmannian import Grassmannian, GrassmannianCanonicalMetric
     from geomstats.learning.frechet_mean import FrechetMean
     from geomstats.vectorization import repeat_out
 except ModuleNotFoundError as error:
     raise ConfigError("the bridge needs the geomstats library: pip install geomstats==2.8.0") from error
+finally:
+    # geomstats sends the whole process's log to stderr, from level INFO on.
+    root.setLevel(level)
+    root.handlers = handlers
 
 # The estimator's own 1e-4 stops up to 0.13 rad from the mean of widely spread points in Gr(20, 5).
 EPSILON = 1e-14
