@@ -48,6 +48,22 @@ def test_connected_problems_are_those_whose_bipartite_graph_scipy_finds_connecte
     assert torch.equal(same, torch.stack(rows)[:, :, None] == torch.stack(columns)[:, None])
 
 
+@pytest.mark.parametrize("spec", [DEMO, SPARSE_NORMAL], ids=str)
+def test_an_oracle_that_was_asked_before_answers_as_a_fresh_one(spec, generator):
+    seed = int(torch.randint(10**6, (), generator=generator))
+    asked, t = BayesOracle(spec, seed=seed), torch.randint(10, (6,), generator=generator)
+    x = torch.empty(6, spec.dim_x, dtype=torch.float64)
+    for _ in range(3):
+        # In place: the tensor is the same, the problems are others.
+        x.copy_(draw_problems(spec, 6, generator).x)
+        y = torch.randn(6, spec.dim_y, generator=generator, dtype=torch.float64)
+        for part in (slice(None), slice(2, 5)):
+            arguments = x[part], y[part], t[part]
+            fresh = BayesOracle(spec, seed=seed)
+            assert torch.equal(asked.gradient(*arguments), fresh.gradient(*arguments))
+            assert torch.equal(asked.energy(*arguments), fresh.energy(*arguments))
+
+
 @pytest.mark.parametrize("spec", [DEMO, SPARSE_NORMAL, ProblemSpec("completion", 9, rank=1)], ids=str)
 def test_connected_rank_one_problems_are_answered_from_x_alone(spec, generator):
     oracle, problems, t, noise, y = noised(spec, 100, generator)

@@ -42,6 +42,9 @@ RESCALED_TOLERANCE = 1e-6
 RADAU_NODES = ((4 - math.sqrt(6)) / 10, (4 + math.sqrt(6)) / 10, 1.0)
 RADAU_WEIGHTS = ((16 - math.sqrt(6)) / 36, (16 + math.sqrt(6)) / 36, 1 / 9)
 
+# p, q and the labels of rows and columns, see `rank_one_factors`.
+Factors = tuple[Tensor, Tensor, Tensor, Tensor]
+
 
 class RankOnePosterior:
     """Completion of an exactly rank-1 matrix from noise-free entries.
@@ -81,11 +84,11 @@ class RankOnePosterior:
             f"of {BATCHES * PARTICLES} completions over the free scales"
         )
         self.uniforms = torch.cat([self._sobol(BATCHES * seed + batch) for batch in range(BATCHES)])
+        self._last: tuple[Tensor, Factors] | None = None
 
     def exact(self, x: Tensor) -> Tensor:
         """True where x determines the answer, (B,)."""
-        _, _, rows, columns = rank_one_factors(self._matrix(x))
-        return (rows == 0).all(1) & (columns == 0).all(1)
+        return _determined(*self._factors(x))
 
     def negative_log_density(self, x: Tensor, y: Tensor, scale: Tensor, sigma: Tensor) -> Tensor:
         """−ln p_t(y | x) up to a function of x and t, (B,)."""
@@ -107,8 +110,12 @@ class RankOnePosterior:
         Raises:
             TaskError: x does not hold entries of a rank-1 matrix of this law.
         """
+        return self._completions(x, *self._factors(x))
+
+    def _completions(
+        self, x: Tensor, p: Tensor, q: Tensor, rows: Tensor, columns: Tensor
+    ) -> tuple[Tensor, Tensor]:
         matrix = self._matrix(x)
-        p, q, rows, columns = rank_one_factors(matrix)
         within = p[:, :, None] * q[:, None, :]
         together = rows[:, :, None] == columns[:, None, :]
         misfit = torch.where(matrix != 0, within - matrix, 0).abs().amax((1, 2))
@@ -180,12 +187,22 @@ class RankOnePosterior:
         self, function: Callable[..., tuple[Tensor, ...]], x: Tensor, *rest: Tensor
     ) -> tuple[Tensor, ...]:
         # Determined problems have one completion each and must not pay for the others' many.
-        exact = self.exact(x)
+        factors = self._factors(x)
+        exact = _determined(*factors)
         determined, others = ((exact == value).nonzero().squeeze(1) for value in (True, False))
         groups = [group for group in (determined, *others.split(CHUNK)) if len(group)]
-        parts = [function(*self.completions(x[group]), *(value[group] for value in rest)) for group in groups]
+        parts = []
+        for group in groups:
+            completions = self._completions(x[group], *(factor[group] for factor in factors))
+            parts.append(function(*completions, *(value[group] for value in rest)))
         back = torch.cat(groups).argsort()
         return tuple(torch.cat(column)[back] for column in zip(*parts, strict=True))
+
+    def _factors(self, x: Tensor) -> Factors:
+        # A sampler asks about the same problems hundreds of times; most of its time went into this.
+        if self._last is None or self._last[0].device != x.device or not torch.equal(self._last[0], x):
+            self._last = x.clone(), rank_one_factors(self._matrix(x))
+        return self._last[1]
 
     def _matrix(self, x: Tensor) -> Tensor:
         return x.unflatten(1, (self.n, self.n))
@@ -324,7 +341,7 @@ class LowRankPosterior:
         return means, within.view(BATCHES, len(x), n, n, n)
 
 
-def rank_one_factors(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def rank_one_factors(x: Tensor) -> Factors:
     """Factors p, q with x_ij = p_i q_j where observed, and the connected component of each row and column.
 
     Args:
@@ -348,6 +365,11 @@ def rank_one_factors(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         q, column_known = _extend(x.mT, p, row_known, q, column_known)
         p, row_known = _extend(x, q, column_known, p, row_known)
     return p, q, rows, columns
+
+
+def _determined(p: Tensor, q: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """True where all rows and columns are in one component, (B,)."""
+    return (rows == 0).all(1) & (columns == 0).all(1)
 
 
 def _extend(x: Tensor, q: Tensor, q_known: Tensor, p: Tensor, p_known: Tensor) -> tuple[Tensor, Tensor]:
