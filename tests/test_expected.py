@@ -37,10 +37,10 @@ def normal(generator, *shape):
     return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
-def found_in(table, metric, kind):
-    """The rows of a metric of the whole, by level and problem."""
+def found_in(table, metric, kind, component=""):
+    """The rows of a metric, by level and problem."""
     chosen = pc.and_(pc.equal(table["metric"], metric), pc.equal(table["point_kind"], kind))
-    rows = table.filter(pc.and_(chosen, pc.equal(table["component"], "")))
+    rows = table.filter(pc.and_(chosen, pc.equal(table["component"], component)))
     assert rows.num_rows == LEVELS * COUNT
     return rows.sort_by([("t", "ascending"), ("problem_id", "ascending")])
 
@@ -83,7 +83,8 @@ def test_both_analyses_recover_the_planted_ratios_from_the_network(case, seed):
         assert_recovered(tangent, expected, "curvature_ratio", "q_sample")
 
 
-def test_the_ways_of_the_sampler_have_the_planted_exponents(case, seed):
+@pytest.mark.parametrize("component", ["", "relative"])
+def test_the_ways_of_the_sampler_have_the_planted_exponents(case, component, seed):
     energy, truth, problems, keys = case
     settings = {"rank": None}
     expected = expected_table(
@@ -91,7 +92,7 @@ def test_the_ways_of_the_sampler_have_the_planted_exponents(case, seed):
     )
     found = annealing_table(energy, problems, keys, runs=4, krylov=2, seed=seed)
     found, planted_ones = (
-        tensor_column(found_in(table, "coarse_first_exponent", "trajectory"), "value")
+        tensor_column(found_in(table, "coarse_first_exponent", "trajectory", component), "value")
         for table in (found, expected)
     )
     assert planted_ones.isfinite().all()

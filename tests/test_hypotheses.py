@@ -81,7 +81,7 @@ def test_any_change_of_the_file_is_another_registration(write):
     assert read_hypotheses(write(MINIMAL + "# a remark\n")).sha256 != first
 
 
-def test_the_six_hypotheses_are_registered():
+def test_the_hypotheses_are_registered():
     registration = read_hypotheses(REGISTERED)
     experiments = {hypothesis.id: hypothesis.experiment for hypothesis in registration.hypotheses}
     assert experiments == {
@@ -90,6 +90,7 @@ def test_the_six_hypotheses_are_registered():
         "monosemantic_gradients": "EXP-003",
         "manifold_curvature": "EXP-005",
         "coarse_to_fine": "EXP-010",
+        "relative_coarse_to_fine": "EXP-010",
         "circuits": "EXP-009",
     }
     for hypothesis in registration.hypotheses:

@@ -69,11 +69,16 @@ def expected_table(
             Metric("condition_number", torch.full((len(ids),), float(curvature), dtype=torch.float64)),
             Metric("curvature_ratio", curvature_ratio(hessian, along, len(ids)), reason=NO_MANIFOLD),
         ]
+        # −d ln(e_i/s_i)/d ln s_i is 1 more.
+        exponent_of_errors = [
+            Metric("coarse_first_exponent", exponents[t] + shift, component, ONE_VALUE)
+            for component, shift in (("", 0), ("relative", 1))
+        ]
         ratio = _mean_square(column, hessian) / _mean_square(core, hessian)
         for kind, metrics in (
             ("q_sample", at_q_samples),
             ("perturbed", [Metric("energy_ratio", ratio, reason=NO_GAP)]),
-            ("trajectory", [Metric("coarse_first_exponent", exponents[t], reason=ONE_VALUE)]),
+            ("trajectory", exponent_of_errors),
         ):
             parts.append(tidy(point_keys(keys, ids, t, sigma, kind, [0] * len(ids)), metrics))
     return pa.concat_tables(parts)

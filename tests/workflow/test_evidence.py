@@ -50,6 +50,7 @@ def test_two_seeds_are_told_that_they_cannot_decide_whatever_the_effect(judged):
         "coarse_to_fine",
         "manifold_curvature",
         "monosemantic_gradients",
+        "relative_coarse_to_fine",
         "spectrum_progression",
     ]
     for row in rows.drop("monosemantic_gradients").itertuples():
@@ -78,6 +79,7 @@ def test_hypotheses_whose_analysis_does_not_exist_say_not_run(judged):
         "monosemantic_gradients",
         "manifold_curvature",
         "coarse_to_fine",
+        "relative_coarse_to_fine",
         "circuits",
     }
     assert (rows["verdict"] == "INCONCLUSIVE").all()
@@ -86,13 +88,14 @@ def test_hypotheses_whose_analysis_does_not_exist_say_not_run(judged):
 
 def test_every_condition_was_measured_with_the_same_points(judged):
     samples = read_table(judged.folder / "results/samples.parquet").to_pandas()
-    # The last two leave conditions out; the one on Grassmannian distances is not about this task.
+    # The last three leave conditions out; the one on Grassmannian distances is not about this task.
     counts = samples.groupby("hypothesis").size().to_dict()
     assert counts == {
         "spectrum_progression": JOBS * 4,
         "monosemantic_gradients": JOBS * 40,
         "manifold_curvature": (JOBS - len(SEEDS)) * 4,
         "coarse_to_fine": 4 * len(SEEDS) * 4,
+        "relative_coarse_to_fine": 6 * len(SEEDS) * 4,
     }
     assert set(samples["condition"]) == set(CONDITIONS)
     results = judged.folder / "results/points/inverse-n5-seed0"
@@ -133,7 +136,8 @@ def test_the_planted_spectrum_is_found_at_every_level(judged):
 
 def test_what_is_planted_is_found_by_every_analysis_that_has_a_gate(judged):
     table = read_table(judged.folder / f"results/planted/{FAMILY}/calibration.parquet").to_pandas()
-    errors = table.set_index("metric").loc[["log_slope_error", "log_ratio_error", "exponent_error"], "value"]
+    gates = ["log_slope_error", "log_ratio_error", "exponent_error", "relative_exponent_error"]
+    errors = table.set_index("metric").loc[gates, "value"]
     assert (errors < 1e-9).all()
 
 
