@@ -15,6 +15,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from iredinterp.errors import TableError
 from iredinterp.figures import PALETTE, plot_band
@@ -32,6 +33,8 @@ CONDITION_COLORS = {
     "oracle_noise": PALETTE["purple"],
     "oracle": PALETTE["green"],
 }
+# What holds without any model: chance, floors, exact values.
+REFERENCE = {"color": "0.3", "linestyle": "--", "linewidth": 0.8}
 # Of a line of text, in inches.
 LINE = 0.19
 CHARACTERS_PER_INCH = 15
@@ -99,6 +102,28 @@ def optimum_handle() -> Line2D:
     """Legend entry of `optimum_curve`."""
     label = f"median, {OPTIMUM} energy, same colours"
     return Line2D([], [], color="0.3", linestyle="-.", linewidth=0.9, label=label)
+
+
+def reference_curve(ax: Axes, table: pa.Table, metric: str, component: str = "") -> None:
+    """Median over problems of what needs no model."""
+    median = by_level(table, metric, component).median()
+    ax.plot(median.index, median, **REFERENCE)
+
+
+def reference_handle(label: str) -> Line2D:
+    """Legend entry of `REFERENCE` lines."""
+    return Line2D([], [], label=label, **REFERENCE)
+
+
+def isotropic_band(ax: Axes, table: pa.Table, metric: str, component: str = "") -> None:
+    """From METRIC_low to METRIC_high, medians over problems, behind all curves."""
+    low, high = (by_level(table, f"{metric}_{end}", component).median() for end in ("low", "high"))
+    ax.fill_between(low.index, low, high, color="0.9", linewidth=0)
+
+
+def isotropic_handle() -> Patch:
+    """Legend entry of `isotropic_band`."""
+    return Patch(color="0.9", label="95 % of isotropic gradients, each")
 
 
 def level_axis(ax: Axes, table: pa.Table) -> None:

@@ -16,11 +16,13 @@ from iredinterp.figures import confidence_band, panel_grid, style
 from iredinterp.panels import (
     BOOTSTRAP,
     CONDITION_COLORS,
+    REFERENCE,
     condition_handles,
     framed,
     metric_rows,
     one_model,
     points_drawn,
+    reference_handle,
 )
 
 
@@ -45,7 +47,7 @@ def figure_arms(tables: Mapping[str, pa.Table], title: str = "", note: str = "")
     axes[0].set_yticks(range(len(labels)), labels)
     axes[0].invert_yaxis()
     axes[0].set_xscale("symlog", linthresh=0.1, linscale=0.7)
-    axes[0].axvline(0, color="0.3", linestyle="--", linewidth=0.8)
+    axes[0].axvline(0, **REFERENCE)
     axes[0].margins(x=0.15)
     axes[0].set_xlabel("ln(error / error of the full anneal)")
     axes[0].set_title("< 0: better than the full anneal")
@@ -84,7 +86,7 @@ def figure_calibration(tables: Mapping[str, pa.Table], title: str = "", note: st
             if not any(known):
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
                 ax.text(reference, place, "undefined", fontsize=6, ha="center", va="center", bbox=box)
-        ax.axvline(reference, color="0.3", linestyle="--", linewidth=0.8)
+        ax.axvline(reference, **REFERENCE)
         ax.set_title(heading)
     axes[0].set_xscale("symlog", linthresh=1)
     axes[0].set_yticks(range(len(answers)), [name.replace("_", " ") for name in answers])
@@ -93,7 +95,7 @@ def figure_calibration(tables: Mapping[str, pa.Table], title: str = "", note: st
     handles = [
         Line2D([], [], **dot, label="answers after every level"),
         Line2D([], [], **dot, markerfacecolor="white", label="final answers of several runs"),
-        Line2D([], [], color="0.3", linestyle="--", label="exact (slope, R²), chance (ρ, AUROC)"),
+        reference_handle("exact (slope, R²), chance (ρ, AUROC)"),
     ]
     drawn = points_drawn(answers["trained"], ANSWER)
     foot = f"medians over problems; undefined where answers or their errors do not differ; {drawn}"

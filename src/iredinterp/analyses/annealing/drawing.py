@@ -18,6 +18,7 @@ from iredinterp.figures import PALETTE, level_color, panel_grid, style
 from iredinterp.panels import (
     BOOTSTRAP,
     CONDITION_COLORS,
+    REFERENCE,
     by_condition,
     by_level,
     condition_handles,
@@ -87,7 +88,7 @@ def figure_card(tables: Mapping[str, pa.Table], title: str = "", note: str = "")
         color, noisy = CONDITION_COLORS["oracle_noise"], one_model(tables["oracle_noise"], TRAJECTORY)
         for ax, metric in zip(axes, ("answer_error", "error_reduction"), strict=False):
             level_curve(ax, noisy, metric, "", "", color)
-    axes[1].axhline(0, color="0.3", linestyle="--", linewidth=0.8)
+    axes[1].axhline(0, **REFERENCE)
     axes[1].set_title("ln(error before / after)")
     _log_curves(axes[2], *(_negated(of, "energy_change") for of in (table, best)), "energy_change", PARTS)
     axes[2].set_title("−ΔE")
@@ -126,7 +127,7 @@ def figure_ledger(tables: Mapping[str, pa.Table], title: str = "", note: str = "
         ax.set_title(f"1 − hλ along {name}")
     level_curve(stability, table, "stability", "", "", PALETTE["black"])
     optimum_curve(stability, best, "stability", "", PALETTE["black"])
-    stability.axhline(2, color="0.3", linestyle="--", linewidth=0.8)
+    stability.axhline(2, **REFERENCE)
     stability.set_title("2η$_t$λ$_{max}$ (overshoots above 2)")
     level_curve(law, table, "estimate_error", PREDICTED, "", SECOND, "--")
     level_curve(law, table, "estimate_error", MEASURED, "", FIRST, ":")
@@ -180,7 +181,7 @@ def figure_modes(tables: Mapping[str, pa.Table], title: str = "", note: str = ""
         level_curve(ax, noisy, "coarse_first_exponent", "", "", CHANCE)
     level_curve(ax, table, "coarse_first_exponent", "", "", PALETTE["black"])
     for isotropic in (0, 1):
-        ax.axhline(isotropic, color="0.3", linestyle="--", linewidth=0.6)
+        ax.axhline(isotropic, **REFERENCE)
     ax.set_title("−d ln e$_i$ / d ln s$_i$  (> 0: large s$_i$ first)")
     for ax in axes:
         level_axis(ax, table)

@@ -18,6 +18,7 @@ from iredinterp.geometry.perturb import ARMS
 from iredinterp.panels import (
     BOOTSTRAP,
     CONDITION_COLORS,
+    REFERENCE,
     by_condition,
     by_level,
     condition_curves,
@@ -30,6 +31,7 @@ from iredinterp.panels import (
     optimum_curve,
     optimum_handle,
     points_drawn,
+    reference_handle,
 )
 
 POINTS = "perturbed"
@@ -84,13 +86,13 @@ def figure_arms(
             level_curve(ax, here, "scaled_change", arm, arm, color)
             optimum_curve(ax, there, "scaled_change", arm, color)
         ax.set_title(f"‖ΔY‖$_F$ = {_radius(displacements, index):.2g} σ$_t$√d")
-        ax.axhline(1, color="0.3", linestyle="--", linewidth=0.8)
+        ax.axhline(1, **REFERENCE)
     axes[0].set_ylabel("2σ$_t$ΔE / ‖ΔY‖$_F^2$ (dimensionless)")
     here, there = _at_index(table, radii[-1]), best and _at_index(best, radii[-1])
     for arm in (arm for arm in ARMS if arm != BASELINE):
         level_curve(axes[-1], here, "arm_ratio", f"{arm}/{BASELINE}", "", ARM_COLORS[arm])
         optimum_curve(axes[-1], there, "arm_ratio", f"{arm}/{BASELINE}", ARM_COLORS[arm])
-    axes[-1].axhline(1, color="0.3", linestyle="--", linewidth=0.8)
+    axes[-1].axhline(1, **REFERENCE)
     axes[-1].set_title(f"over the {BASELINE} arm")
     axes[-1].set_ylabel("ΔE(arm) / ΔE(core)")
     for ax in axes:
@@ -102,7 +104,7 @@ def figure_arms(
         "normal": "normal: rank rises",
     }
     handles = [Line2D([], [], color=ARM_COLORS[arm], label=label) for arm, label in meaning.items()]
-    handles.append(Line2D([], [], color="0.3", linestyle="--", linewidth=0.8, label="isotropic energy"))
+    handles.append(reference_handle("isotropic energy"))
     if best is not None:
         handles.append(optimum_handle())
     return framed(figure, title, note, points_drawn(table, POINTS) + BOOTSTRAP, handles)
@@ -131,11 +133,11 @@ def figure_effect(tables: Mapping[str, pa.Table], title: str = "", note: str = "
         axes[0].plot(centre, place, "o", color=CONDITION_COLORS[name], markersize=5)
     axes[0].set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     axes[0].invert_yaxis()
-    axes[0].axvline(1, color="0.3", linestyle="--", linewidth=0.8)
+    axes[0].axvline(1, **REFERENCE)
     axes[0].set_xlabel("ΔE(column) / ΔE(core)")
     axes[0].set_title("geometric mean over levels")
     condition_curves(axes[1], tables, POINTS, "energy_ratio")
-    axes[1].axhline(1, color="0.3", linestyle="--", linewidth=0.8)
+    axes[1].axhline(1, **REFERENCE)
     axes[1].set_title("by level")
     level_axis(axes[1], table)
     foot = f"medians over problems; {points_drawn(table, POINTS)}{BOOTSTRAP}"
@@ -175,7 +177,7 @@ def figure_correlation(
     axes[2].set_title("controlled: partial ρ given ‖ΔY‖")
     for ax in axes[1:]:
         ax.set_ylim(-1.05, 1.05)
-        ax.axhline(0, color="0.3", linestyle="--", linewidth=0.8)
+        ax.axhline(0, **REFERENCE)
         level_axis(ax, table)
     labels = ("distance of column spaces", "distance of row spaces", "‖ΔY‖$_F$")
     handles = [

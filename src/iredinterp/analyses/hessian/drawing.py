@@ -20,6 +20,7 @@ from iredinterp.panels import (
     BOOTSTRAP,
     NOISY_TO_SHARP,
     OPTIMUM,
+    REFERENCE,
     by_level,
     framed,
     level_axis,
@@ -231,7 +232,7 @@ def figure_alignment(
             level_curve(below, table, name, basis, "", color)
             optimum_curve(below, best, name, basis, color)
         for ax in (above, below):
-            ax.plot(chance.index, chance, color="0.3", linestyle="--", linewidth=0.8)
+            ax.plot(chance.index, chance, **REFERENCE)
         level_axis(below, table)
     axes[0, 0].set_ylim(0, 1.02)
     axes[0, 0].set_ylabel("alignment ‖PE‖$_F^2$ / m\nwith the basis")

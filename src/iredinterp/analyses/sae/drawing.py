@@ -18,7 +18,7 @@ from iredinterp.analyses.sae.pictures import Shown, figure_atoms, figure_example
 from iredinterp.analyses.sae.study import REAL
 from iredinterp.errors import TableError
 from iredinterp.figures import PALETTE, panel_grid, style
-from iredinterp.panels import framed
+from iredinterp.panels import REFERENCE, framed
 
 # Color, line and meaning of every kind of row; dashed: not trained, coded by matching pursuit.
 DATA = {
@@ -220,11 +220,11 @@ def figure_fidelity(frame: pd.DataFrame, title: str = "", note: str = "") -> Fig
         descent.bar(shift, values["descent_kept", name], 0.8, color=color)
     for place, where in enumerate(PLACES):
         kept = values["accept_rate", f"{where}/original"]
-        rate.plot([place - 0.45, place + 0.45], [kept, kept], color="0.3", linestyle="--", linewidth=0.8)
+        rate.plot([place - 0.45, place + 0.45], [kept, kept], **REFERENCE)
     for ax in (error, rate):
         ax.set_xticks(range(len(PLACES)), [where.replace("_", ",\n") for where in PLACES])
         ax.set_xlim(-0.5, len(PLACES) - 0.5)
-    error.axhline(1, color="0.3", linestyle="--", linewidth=0.8)
+    error.axhline(1, **REFERENCE)
     error.set_title("fidelity F of the answers' error")
     rate.set_title("accepted steps (dashed: the gradient)")
     descent.set_xticks([])
@@ -253,7 +253,7 @@ def figure_effects(effects: pd.DataFrame, title: str = "", note: str = "") -> Fi
             found = table.loc[(*arm, role)]
             ax.plot([found["low"], found["high"]], [place + shift] * 2, color=color)
             ax.plot(found["estimate"], place + shift, "o", color=color)
-    ax.axvline(0, color="0.3", linestyle="--", linewidth=0.8)
+    ax.axvline(0, **REFERENCE)
     ax.set_yticks(range(len(arms)), [_arm(*arm) for arm in arms])
     ax.invert_yaxis()
     ax.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
@@ -274,7 +274,7 @@ def _concept_dots(ax: Axes, here: pd.DataFrame) -> None:
         ax.plot(row["auroc_selected"], place, "x", color="0.6")
         ax.plot(row["auroc_permuted"], place, "|", color=PALETTE["orange"], markersize=8)
         ax.plot(row["auroc"], place, "o", color=PALETTE["blue"], fillstyle=style)
-    ax.axvline(0.5, color="0.3", linestyle="--", linewidth=0.8)
+    ax.axvline(0.5, **REFERENCE)
     ax.set_yticks(range(len(table)), table.index, fontsize=7)
 
 

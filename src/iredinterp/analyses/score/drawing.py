@@ -22,16 +22,21 @@ from iredinterp.panels import (
     CONDITION_COLORS,
     NOISY_TO_SHARP,
     OPTIMUM,
+    REFERENCE,
     by_condition,
     by_level,
     condition_curves,
     condition_handles,
     framed,
+    isotropic_band,
+    isotropic_handle,
     level_axis,
     metric_rows,
     model_and_optimum,
     one_model,
     points_drawn,
+    reference_curve,
+    reference_handle,
 )
 
 # The trained model against the answer of another problem.
@@ -96,7 +101,7 @@ def figure_overlap(
         chance, deviation = (by_level(table, f"overlap_{part}", name).median() for part in ("null", "sd"))
         low, high = (chance - 2 * deviation).clip(lower=0), (chance + 2 * deviation).clip(upper=1)
         ax.fill_between(chance.index, low, high, color="0.88", linewidth=0)
-        ax.plot(chance.index, chance, color="0.3", linestyle="--", linewidth=0.8)
+        ax.plot(chance.index, chance, **REFERENCE)
         if name not in (POSTERIOR, OTHER_MODEL):
             other = by_level(table, "overlap_shuffled", name).median()
             ax.plot(other.index, other, **OTHER)
@@ -111,7 +116,7 @@ def figure_overlap(
     handles = [
         *condition_handles(tables),
         Line2D([], [], **OTHER, label="trained, of another problem"),
-        Line2D([], [], color="0.3", linestyle="--", linewidth=0.8, label="chance: random eigenvectors"),
+        reference_handle("chance: random eigenvectors"),
         Patch(color="0.88", label="± 2 sd of chance at one point"),
     ]
     foot = f"{points_drawn(table, point_kind)}; {_above_floor(tables, point_kind)}{BOOTSTRAP}"
@@ -168,13 +173,11 @@ def figure_shares(
     """
     table, _ = model_and_optimum(tables, point_kind)
     figure, (axes,) = panel_grid(1, 4, 2.7, 2.4)
-    low, high, mean = (by_level(table, f"diagonal_share_{end}").median() for end in ("low", "high", "null"))
-    axes[0].fill_between(low.index, low, high, color="0.9", linewidth=0)
-    axes[0].plot(mean.index, mean, color="0.3", linestyle="--", linewidth=0.8)
+    isotropic_band(axes[0], table, "diagonal_share")
+    reference_curve(axes[0], table, "diagonal_share_null")
     other = by_level(table, "diagonal_share", SHUFFLED).median()
     axes[0].plot(other.index, other, **OTHER)
-    floor = by_level(table, "noise_floor").median()
-    axes[1].plot(floor.index, floor, color="0.3", linestyle="--", linewidth=0.8)
+    reference_curve(axes[1], table, "noise_floor")
     leading = {name: rows.filter(pc.equal(rows["index"], 0)) for name, rows in tables.items()}
     for ax, metric in zip(axes, ("diagonal_share", "response_eigenvalue", "negative_mass"), strict=False):
         condition_curves(ax, leading, point_kind, metric)
@@ -183,7 +186,7 @@ def figure_shares(
     axes[0].set_ylabel("Σ(u$_i^⊤$Gv$_i$)² / ‖G‖²")
     axes[1].set_title("largest eigenvalue of ∇D")
     axes[1].set_ylabel("√ᾱ$_t$λ$_\\mathrm{max}$ (dimensionless)")
-    axes[2].axhline(0.5, color="0.3", linestyle="--", linewidth=0.8)
+    axes[2].axhline(0.5, **REFERENCE)
     axes[2].set_title("negative mass of ∇D")
     axes[2].set_ylabel("Σ|λ₋| / Σ|λ|")
     for ax in axes[:3]:
@@ -192,10 +195,8 @@ def figure_shares(
     handles = [
         *condition_handles(tables),
         Line2D([], [], **OTHER, label="trained, answer of another problem"),
-        Line2D(
-            [], [], color="0.3", linestyle="--", linewidth=0.8, label="chance; noise floor; symmetric error"
-        ),
-        Patch(color="0.9", label="95 % of isotropic gradients, each"),
+        reference_handle("chance; noise floor; symmetric error"),
+        isotropic_handle(),
         Line2D([], [], color="0.3", marker="v", linestyle="none", label="median normal dimension"),
     ]
     foot = f"medians over problems; {points_drawn(table, point_kind)}{BOOTSTRAP}"

@@ -9,18 +9,19 @@ import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from iredinterp.analyses.tangent.measures import RADIAL_REMOVED, SHUFFLED
 from iredinterp.figures import PALETTE, panel_grid, style
 from iredinterp.panels import (
     BOOTSTRAP,
+    REFERENCE,
     by_condition,
-    by_level,
     condition_curves,
     condition_handles,
     framed,
+    isotropic_band,
+    isotropic_handle,
     level_axis,
     level_curve,
     metric_rows,
@@ -28,6 +29,8 @@ from iredinterp.panels import (
     optimum_curve,
     optimum_handle,
     points_drawn,
+    reference_curve,
+    reference_handle,
 )
 
 MODEL, OTHER, WITHOUT = PALETTE["blue"], PALETTE["orange"], PALETTE["purple"]
@@ -74,14 +77,13 @@ def figure_ratios(
     bends = "smallest_curvature" in present
     figure, (axes,) = panel_grid(1, 3 + bends, 2.5, 2.5)
     metric = "normal_tangent_ratio"
-    low, high = (by_level(table, f"normal_tangent_{end}").median() for end in ("low", "high"))
-    axes[0].fill_between(low.index, low, high, color="0.9", linewidth=0)
+    isotropic_band(axes[0], table, "normal_tangent")
     level_curve(axes[0], table, metric, RADIAL_REMOVED, "", WITHOUT, "--")
     for ax, name in zip(axes, (metric, "curvature_ratio"), strict=False):
         level_curve(ax, table, name, SHUFFLED, "", OTHER, ":")
         level_curve(ax, table, name, "", "", MODEL)
         optimum_curve(ax, best, name, "", MODEL)
-        ax.axhline(1, color="0.3", linestyle="--", linewidth=0.8)
+        ax.axhline(1, **REFERENCE)
     _log_axis(axes[0])
     axes[0].set_title("gradient: F = ‖P$_N$g‖² / ‖P$_T$g‖²")
     axes[1].set_title("curvature: C = tr P$_N$H / tr P$_T$H")
@@ -108,7 +110,7 @@ def figure_ratios(
         Line2D([], [], color=MODEL, label="T and N of the right answer"),
         Line2D([], [], color=OTHER, linestyle=":", label="T and N of another answer"),
         Line2D([], [], color=WITHOUT, linestyle="--", label="direction of Y* left out of T"),
-        Patch(color="0.9", label="95 % of isotropic gradients, each"),
+        isotropic_handle(),
         *[line for ax in axes[2:] for line in ax.get_legend_handles_labels()[0]],
         *([optimum_handle()] if best is not None else []),
     ]
@@ -141,14 +143,10 @@ def figure_shares(
     for (metric, components), line in zip(rows.items(), axes, strict=False):
         for component, ax in zip(components, line, strict=False):
             ax.set_axis_on()
-            chance = by_level(table, f"{metric}_null", component).median()
             if metric == "block_share":
-                low, high = (
-                    by_level(table, f"{metric}_{end}", component).median() for end in ("low", "high")
-                )
-                ax.fill_between(low.index, low, high, color="0.9", linewidth=0)
+                isotropic_band(ax, table, metric, component)
                 level_curve(ax, table, f"{metric}_shuffled", component, "", OTHER, ":")
-            ax.plot(chance.index, chance, color="0.3", linestyle="--", linewidth=0.8)
+            reference_curve(ax, table, f"{metric}_null", component)
             level_curve(ax, table, metric, component, "", MODEL)
             optimum_curve(ax, best, metric, component, MODEL)
             ax.set_title(component)
@@ -158,8 +156,8 @@ def figure_shares(
     handles = [
         Line2D([], [], color=MODEL, label="blocks of the right answer"),
         Line2D([], [], color=OTHER, linestyle=":", label="blocks of another answer"),
-        Line2D([], [], color="0.3", linestyle="--", linewidth=0.8, label="chance: share of dimensions"),
-        Patch(color="0.9", label="95 % of isotropic gradients, each"),
+        reference_handle("chance: share of dimensions"),
+        isotropic_handle(),
         *([optimum_handle()] if best is not None else []),
     ]
     return framed(figure, title, note, points_drawn(table, point_kind) + BOOTSTRAP, handles)
@@ -184,7 +182,7 @@ def figure_conditions(
     headings = {"normal_tangent_ratio": "gradient: F", "curvature_ratio": "curvature: C"}
     for ax, (metric, heading) in zip(axes, headings.items(), strict=True):
         condition_curves(ax, tables, point_kind, metric)
-        ax.axhline(1, color="0.3", linestyle="--", linewidth=0.8)
+        ax.axhline(1, **REFERENCE)
         ax.set_title(heading)
         level_axis(ax, table)
     _log_axis(axes[0])
