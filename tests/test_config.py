@@ -189,12 +189,28 @@ def test_a_network_that_a_recipe_makes_needs_no_file(monkeypatch, tmp_path):
     check_config(filled(models={"mine": family}, select=["mine"]))
 
 
+def merged(name):
+    """The configuration with `config/NAME.yaml` over it."""
+    over = yaml.safe_load((ROOT / f"config/{name}.yaml").read_text())
+    return filled(
+        **{key: {**CONFIG[key], **entry} if isinstance(entry, dict) else entry for key, entry in over.items()}
+    )
+
+
+def test_the_harder_problems_are_valid_and_those_of_the_networks_shapes(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = merged("ood")
+    check_config(config)
+    models = expanded_models(config)
+    for name in selected_models(config):
+        assert models[name]["spec"]["ood"]
+        trained_on = models[name.replace("-ood", "")]
+        assert models[name]["checkpoint"] == trained_on["checkpoint"]
+        assert models[name]["spec"] == trained_on["spec"] | {"ood": True}
+
+
 def test_the_study_for_a_cluster_is_valid_and_has_what_it_promises():
-    study = yaml.safe_load((ROOT / "config/paper.yaml").read_text())
-    merged = {
-        key: {**CONFIG[key], **entry} if isinstance(entry, dict) else entry for key, entry in study.items()
-    }
-    config = filled(**merged)
+    config = merged("paper")
     check_config(config)
     families = config["select"]
     assert all(config["models"][family]["seeds"] == list(range(8)) for family in families)
