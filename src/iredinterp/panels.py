@@ -13,9 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from iredinterp.errors import TableError
 from iredinterp.figures import PALETTE, plot_band
@@ -132,6 +134,16 @@ def level_axis(ax: Axes, table: pa.Table) -> None:
     ax.set_xlim(max(levels) + 0.3, min(levels) - 0.3)
     ax.set_xticks(sorted(levels))
     ax.set_xlabel(f"level t\n{NOISY_TO_SHARP}")
+
+
+def plain_logarithms(axis: Axis) -> None:
+    """Ticks of a finished logarithmic axis: at 1, 2 and 5, as plain numbers, if it spans under two decades."""
+    low, high = axis.get_view_interval()
+    if high > 100 * low:
+        return
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def points_drawn(table: pa.Table, point_kind: str) -> str:

@@ -21,6 +21,7 @@ from iredinterp.panels import (
     framed,
     metric_rows,
     one_model,
+    plain_logarithms,
     points_drawn,
     reference_handle,
 )
@@ -52,6 +53,7 @@ def figure_arms(tables: Mapping[str, pa.Table], title: str = "", note: str = "")
     axes[0].set_xlabel("ln(error / error of the full anneal)")
     axes[0].set_title("< 0: better than the full anneal")
     axes[1].set_xscale("log")
+    plain_logarithms(axes[1].xaxis)
     axes[1].set_xlabel("‖ŷ − y*‖² / d")
     axes[1].set_title("error of the trained model")
     foot = (

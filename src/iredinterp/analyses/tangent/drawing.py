@@ -6,10 +6,8 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from iredinterp.analyses.tangent.measures import RADIAL_REMOVED, SHUFFLED
 from iredinterp.figures import PALETTE, panel_grid, style
@@ -28,6 +26,7 @@ from iredinterp.panels import (
     model_and_optimum,
     optimum_curve,
     optimum_handle,
+    plain_logarithms,
     points_drawn,
     reference_curve,
     reference_handle,
@@ -84,7 +83,8 @@ def figure_ratios(
         level_curve(ax, table, name, "", "", MODEL)
         optimum_curve(ax, best, name, "", MODEL)
         ax.axhline(1, **REFERENCE)
-    _log_axis(axes[0])
+    axes[0].set_yscale("log")
+    plain_logarithms(axes[0].yaxis)
     axes[0].set_title("gradient: F = ‖P$_N$g‖² / ‖P$_T$g‖²")
     axes[1].set_title("curvature: C = tr P$_N$H / tr P$_T$H")
     axes[0].set_ylabel("per dimension (dimensionless)")
@@ -185,7 +185,8 @@ def figure_conditions(
         ax.axhline(1, **REFERENCE)
         ax.set_title(heading)
         level_axis(ax, table)
-    _log_axis(axes[0])
+    axes[0].set_yscale("log")
+    plain_logarithms(axes[0].yaxis)
     axes[0].set_ylabel("normal over tangent part")
     foot = f"medians over problems; {points_drawn(table, point_kind)}"
     return framed(figure, title, note, foot, condition_handles(tables))
@@ -202,10 +203,3 @@ def _said(reason: str, title: str, note: str) -> Figure:
     axes[0, 0].set_axis_off()
     axes[0, 0].text(0.5, 0.5, f"not applicable: {reason}", ha="center", va="center")
     return framed(figure, title, note, "")
-
-
-def _log_axis(ax: Axes) -> None:
-    ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter(NullFormatter())
