@@ -137,7 +137,7 @@ def level_axis(ax: Axes, table: pa.Table) -> None:
 
 
 def plain_logarithms(axis: Axis) -> None:
-    """Ticks of a finished logarithmic axis: at 1, 2 and 5, as plain numbers, if it spans under two decades."""
+    """Ticks of a finished logarithmic axis: plain numbers at 1, 2 and 5 if it spans under two decades."""
     low, high = axis.get_view_interval()
     if high > 100 * low:
         return
