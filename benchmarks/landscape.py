@@ -3,8 +3,9 @@
 "One problem at a time" calls the same functions in a loop over problems. "One point at a time" is a script as
 one writes it for a single landscape: autograd, SciPy's L-BFGS-B from every start with the Hessian checked at
 its end, a loop over grid points, a loop over images. All three search the same bundled network from the same
-starts. Times are CPU seconds of one thread, ratios are taken within a round before their median. The result
-is written to benchmarks/RESULTS.md.
+starts. Searches are also run one at a time by the same function, and set beside the least time that the
+products inside their Hessians take, that of as large a GEMM in the same round. Times are CPU seconds of one
+thread, ratios are taken within a round before their median. The result is written to benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.optimize
@@ -30,7 +32,9 @@ CHECKPOINT = "resources/checkpoints/addition-n5-seed0.safetensors"
 SPEC = ProblemSpec("addition", 5)
 LEVEL, STARTS, SIZE, IMAGES, STEPS, TOLERANCE = 3, 4, 11, 10, 20, 1e-6
 # Problems on which the slow sides are timed.
-FEW = 4
+FEW = 8
+# Rows of one product, when the rate of a GEMM is taken.
+GEMM_ROWS = 8192
 
 
 def main() -> None:
@@ -56,18 +60,76 @@ def main() -> None:
         "second ÷ last |",
         "|---|---|---|---|---|---|",
     ]
+    measured = []
     for title, methods in operations(energy, x, y_star, noise).items():
         seconds = interleaved(methods, options.rounds, clock)
-        counts = {"points": FEW, "loop": FEW, "together": len(x)}
-        each = {side: [1e3 * value / counts[side] for value in seconds[side]] for side in counts}
-        cells = [f"{statistics.median(values):.3g}" for values in each.values()]
+        each = {
+            side: [1e3 * value / (len(x) if side in ("together", "GEMM") else FEW) for value in values]
+            for side, values in seconds.items()
+        }
+        cells = [f"{statistics.median(each[side]):.3g}" for side in ("points", "loop", "together")]
         cells += [ratio(each[side], each["together"]) for side in ("points", "loop")]
         lines.append(f"| {title} | {' | '.join(cells)} |")
-    write_results("Landscapes", device_name(options.device), ["\n".join(lines)])
+        measured.append(each)
+    sections = ["\n".join(lines), search_section(measured[0])]
+    write_results("Landscapes", device_name(options.device), sections)
+
+
+def search_section(each: dict[str, list[float]]) -> str:
+    """Searches by the same function in ever larger batches, and the least time their products can take.
+
+    Args:
+        each: ms per problem in every round, by side; GEMM: as many operations as the Hessians take.
+    """
+    titles = {
+        "points": "SciPy's L-BFGS-B, one search at a time",
+        "single": "the same function, one search at a time",
+        "loop": f"the same function, one problem at a time, {STARTS} searches",
+        "together": "all problems together",
+    }
+    rows = [
+        f"| {title} | {statistics.median(each[side]):.3g} | {ratio(each[side], each['together'])} |"
+        for side, title in titles.items()
+    ]
+    shares = sorted(100 * least / spent for least, spent in zip(each["GEMM"], each["together"], strict=True))
+    return "\n".join(
+        [
+            "### Searches for minima",
+            "",
+            "| side | ms per problem | time ÷ together |",
+            "|---|---|---|",
+            *rows,
+            "",
+            "The matrix products of a problem's Hessians alone take "
+            f"{statistics.median(each['GEMM']):.3g} ms at the GEMM rate of the same rounds, "
+            f"{statistics.median(shares):.0f} % ({shares[0]:.0f} to {shares[-1]:.0f}) of the time together. "
+            "One search at a time takes "
+            f"{ratio(each['single'], each['GEMM'])} times as long as these products, one problem at a time "
+            f"{ratio(each['loop'], each['GEMM'])} times: no batch of the same steps can be faster by more.",
+        ]
+    )
+
+
+def hessian_flops(energy: MLPEnergy) -> int:
+    """Operations in the products of one closed-form Hessian."""
+    d, h = energy.dim_y, energy.model.hidden
+    return 2 * d * (2 * h**2 + h * d) + 2 * d**2 * (3 * h + d)
+
+
+@dataclass(frozen=True)
+class Counting(MLPEnergy):
+    """The same energy, which keeps how many Hessians were asked for at each call."""
+
+    asked: list[int] = field(default_factory=list)
+
+    def hessian(self, x: Tensor, y: Tensor, t: Tensor | int, basis: Tensor | None = None) -> Tensor:
+        """As `MLPEnergy.hessian`."""
+        self.asked.append(len(y))
+        return super().hessian(x, y, t, basis)
 
 
 def operations(energy: MLPEnergy, x: Tensor, y_star: Tensor, noise: Tensor) -> dict[str, dict]:
-    """Each operation by its three methods."""
+    """Each operation by its methods."""
     starts = q_sample(y_star.unsqueeze(1), LEVEL, noise, energy.schedule)
     t = torch.full((len(x),), LEVEL, device=x.device)
     radius = 0.01 * energy.schedule.sigma[t]
@@ -77,6 +139,12 @@ def operations(energy: MLPEnergy, x: Tensor, y_star: Tensor, noise: Tensor) -> d
 
     def minima(rows: slice):
         return search(energy, x[rows], starts[rows], t[rows], radius[rows], TOLERANCE, 50, 4096)
+
+    def single_searches():
+        for row in range(FEW):
+            for start in range(STARTS):
+                rows, one = slice(row, row + 1), slice(start, start + 1)
+                search(energy, x[rows], starts[rows, one], t[rows], radius[rows], TOLERANCE, 50, 4096)
 
     def slices(rows: slice):
         where = plane(noise[rows, 0], noise[rows, 1])
@@ -109,7 +177,7 @@ def operations(energy: MLPEnergy, x: Tensor, y_star: Tensor, noise: Tensor) -> d
         f"a slice of {SIZE}×{SIZE} points": (slices, slices_by_points),
         f"{STEPS} steps of a string of {IMAGES} images": (paths, paths_by_points),
     }
-    return {
+    sides = {
         title: {
             "points": points,
             "loop": lambda function=function: [function(slice(row, row + 1)) for row in range(FEW)],
@@ -117,6 +185,14 @@ def operations(energy: MLPEnergy, x: Tensor, y_star: Tensor, noise: Tensor) -> d
         }
         for title, (function, points) in functions.items()
     }
+    counting = Counting(network)
+    search(counting, x, starts, t, radius, TOLERANCE, 50, 4096)
+    rows = sum(counting.asked) * hessian_flops(energy) / (2 * network.hidden**2)
+    repeats = round(rows / GEMM_ROWS)
+    left, right = x.new_ones(round(rows / repeats), network.hidden), x.new_ones(2 * [network.hidden])
+    products = {"single": single_searches, "GEMM": lambda: [left @ right for _ in range(repeats)]}
+    sides[next(iter(sides))] |= products
+    return sides
 
 
 def _scipy_minimum(energy: CallableEnergy, x: Tensor, start: Tensor) -> np.ndarray:

@@ -17,8 +17,29 @@ SMALL = {
     "sampling": {"count": 4, "block": 4, "seed": 0},
     "points": {"kinds": ["q_sample", "minimum"], "draws": 1, "seed": 0},
     "competence": {"count": 100, "seed": 1},
-    "landscape": {"every": 2, "levels": [9, 0], "starts": 2, "runs": 1, "images": 5, "path_steps": 10},
+    "landscape": {
+        "every": 2,
+        "levels": [9, 0],
+        "starts": 2,
+        "runs": 1,
+        "images": 5,
+        "path_steps": 10,
+        "connectivity": {"problems": 50, "steps": 5, "points": 5},
+    },
     "annealing": {"runs": 4},
+    "implicit_bias": {
+        "inference": {"draws": 4, "starts": 2},
+        "course": {
+            "recipes": [PROBLEMS],
+            "seeds": [0],
+            "steps": 9,
+            "hidden": 8,
+            "batch": 8,
+            "snapshots": 4,
+            "problems": 8,
+            "hessian_problems": 2,
+        },
+    },
     "sae": {
         "problems": 40,
         "widths": [30],
@@ -37,7 +58,7 @@ OTHER_RECIPE = {
 }
 TARGETS = {"all", "cards", "planted"}
 TARGETS |= {"exp001", "hessian", "exp002", "landscape", "exp003", "sae", "exp004", "grassmann"}
-TARGETS |= {"exp005", "tangent", "exp006", "score", "exp010", "annealing"}
+TARGETS |= {"exp005", "tangent", "exp006", "score", "exp007", "implicit_bias", "exp010", "annealing"}
 
 
 class Project:

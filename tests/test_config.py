@@ -161,6 +161,10 @@ def filled(**changes):
             },
             "models.planted-inverse-n5: this name is taken by the planted network of inverse-n5",
         ),
+        (
+            {"implicit_bias": {"course": {"recipes": [FAMILY, "other"]}}},
+            "implicit_bias.course.recipes: 'other' is not defined under training",
+        ),
     ],
     ids=[
         "problems",
@@ -174,6 +178,7 @@ def filled(**changes):
         "recipe",
         "untrained-seed",
         "planted",
+        "course",
     ],
 )
 def test_names_that_lead_nowhere_are_refused_with_their_key(change, message, monkeypatch):

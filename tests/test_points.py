@@ -6,8 +6,9 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from iredinterp.energy import CallableEnergy, load_energy
+from iredinterp.energy import CallableEnergy, MLPEnergy, load_energy
 from iredinterp.errors import ConfigError
+from iredinterp.ired.model import EnergyMLP
 from iredinterp.ired.sampler import sample
 from iredinterp.ired.schedule import cosine_schedule
 from iredinterp.ired.tasks import ProblemSpec, make_problems
@@ -51,6 +52,32 @@ def test_perturbed_moves_by_exactly_the_radius_in_no_preferred_direction(generat
     moved = perturbed(y, 0.3, generator)
     torch.testing.assert_close(moved.norm(dim=-1), torch.full((20_000,), 0.3, dtype=torch.float64))
     assert (moved.mean(0).abs() < 6 * 0.3 / 3**0.5 / 20_000**0.5).all()
+
+
+@pytest.mark.parametrize("max_steps", [0, 1, 50])
+def test_what_is_said_of_a_minimum_is_true_there_however_the_descent_ended(max_steps, network, generator):
+    untrained = EnergyMLP.random(network.dim_x, network.dim_y, 32, generator).to(torch.float64)
+    for energy in (network, MLPEnergy(untrained)):
+        x = torch.randn(12, energy.dim_x, generator=generator, dtype=torch.float64)
+        y = 3 * torch.randn(12, energy.dim_y, generator=generator, dtype=torch.float64)
+        found = minimum(energy, x, y, 3, max_steps=max_steps)
+        value, gradient = energy.energy_and_gradient(x, found.y, 3)
+        torch.testing.assert_close(found.energy, value, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(found.gradient_norm, gradient.norm(dim=1), rtol=1e-9, atol=1e-11)
+        assert (value <= energy.energy(x, y, 3) * (1 + 1e-12)).all()
+
+
+@pytest.mark.parametrize("smallest", [0.5, 2e-3, 1e-4, -0.5])
+def test_a_newton_step_divides_by_curvatures_without_sign_and_above_the_floor(smallest, generator):
+    Q = torch.linalg.qr(torch.randn(5, 5, generator=generator, dtype=torch.float64)).Q
+    eigenvalues = torch.tensor([smallest, 0.6, 0.7, 0.8, 1.0], dtype=torch.float64)
+    linear = torch.randn(5, generator=generator, dtype=torch.float64)
+    H = Q * eigenvalues @ Q.T
+    energy = CallableEnergy(lambda x, y, t: (y @ H * y).sum(-1) / 2 + y @ linear, 1, 5)
+    y = torch.zeros(1, 5, dtype=torch.float64)
+    found = minimum(energy, torch.zeros(1, 1, dtype=torch.float64), y, 0, max_steps=1)
+    expected = -Q @ ((Q.T @ linear) / eigenvalues.abs().clamp(min=1e-3))
+    torch.testing.assert_close(found.y[0], expected, rtol=1e-9, atol=1e-9)
 
 
 def test_newton_reaches_the_minimum_of_a_quadratic_in_one_step(generator):

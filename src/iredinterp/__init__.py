@@ -34,6 +34,7 @@ _PUBLIC = {
     "HessianAnalyzer": "iredinterp.analyses.hessian",
     "GrassmannianAnalyzer": "iredinterp.analyses.grassmann",
     "score_table": "iredinterp.analyses.score",
+    "implicit_bias_table": "iredinterp.analyses.implicit_bias",
     "annealing_table": "iredinterp.analyses.annealing",
     "SparseAutoencoder": "iredinterp.analyses.sae",
     "SAERecipe": "iredinterp.analyses.sae",

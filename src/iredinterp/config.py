@@ -58,6 +58,8 @@ def check_config(config: Mapping) -> None:
     for section in ("models", "training"):
         for name, entry in config[section].items():
             _require(entry["problems"], config["problems"], f"{section}.{name}.problems", "problems")
+    for name in config["implicit_bias"]["course"]["recipes"]:
+        _require(name, config["training"], "implicit_bias.course.recipes", "training")
     for family, entry in config["models"].items():
         for key in ("checkpoint", "permuted"):
             path = entry[key]

@@ -74,12 +74,14 @@ class Minima:
 
     Attributes:
         y: (B, d).
+        energy: (B,), E there.
         gradient_norm: (B,), ‖∇_yE‖₂ there.
         smallest_eigenvalue: (B,), of ∇²_yE there.
         converged: (B,), gradient within tolerance and smallest eigenvalue positive.
     """
 
     y: Tensor
+    energy: Tensor
     gradient_norm: Tensor
     smallest_eigenvalue: Tensor
     converged: Tensor
@@ -103,23 +105,22 @@ def minimum(
     """
     t = torch.as_tensor(t, device=y.device).expand(len(y))
     y = y.clone()
-    active = torch.arange(len(y), device=y.device)
+    value, gradient = energy.energy_and_gradient(x, y, t)
+    stuck = torch.zeros(len(y), dtype=torch.bool, device=y.device)
     for _ in range(max_steps):
+        active = ((gradient.norm(dim=-1) > tolerance) & ~stuck).nonzero().flatten()
         if not len(active):
             break
-        value, gradient = energy.energy_and_gradient(x[active], y[active], t[active])
-        moving = gradient.norm(dim=-1) > tolerance
-        active, value, gradient = active[moving], value[moving], gradient[moving]
-        if not len(active):
-            break
-        step = _newton_step(energy.hessian(x[active], y[active], t[active]), gradient)
-        moved = _backtrack(energy, x[active], y[active], t[active], value, step)
-        progress = (moved != y[active]).any(-1)
+        here = x[active], y[active], t[active]
+        step = _newton_step(energy.hessian(*here), gradient[active])
+        moved, value[active], gradient[active] = _backtrack(
+            energy, *here, value[active], gradient[active], step
+        )
+        stuck[active] = (moved == here[1]).all(-1)
         y[active] = moved
-        active = active[progress]
-    gradient_norm = energy.gradient(x, y, t).norm(dim=-1)
+    gradient_norm = gradient.norm(dim=-1)
     smallest = torch.linalg.eigvalsh(energy.hessian(x, y, t))[:, 0]
-    return Minima(y, gradient_norm, smallest, (gradient_norm <= tolerance) & (smallest > 0))
+    return Minima(y, value, gradient_norm, smallest, (gradient_norm <= tolerance) & (smallest > 0))
 
 
 def model_keys(
@@ -351,25 +352,49 @@ def normal_draws(seed: int, use: str, problem_ids: Sequence[int], draws: int, si
 
 
 def _newton_step(hessian: Tensor, gradient: Tensor) -> Tensor:
+    """−|H|⁻¹g with no eigenvalue of |H| below the floor; eigenvectors only where some are."""
+    floor = CURVATURE_FLOOR * torch.linalg.matrix_norm(hessian)
+    shift = torch.diag_embed(floor.unsqueeze(-1).expand_as(gradient))
+    # The Frobenius norm bounds the largest eigenvalue: where this is positive definite, |H| is H.
+    convex = torch.linalg.cholesky_ex(hessian - shift).info == 0
+    step = torch.empty_like(gradient)
+    for rows, move in ((convex, _convex_step), (~convex, _saddle_free_step)):
+        if rows.any():
+            step[rows] = move(hessian[rows], gradient[rows])
+    return step
+
+
+def _convex_step(hessian: Tensor, gradient: Tensor) -> Tensor:
+    factor = torch.linalg.cholesky(hessian)
+    return -torch.cholesky_solve(gradient.unsqueeze(-1), factor).squeeze(-1)
+
+
+def _saddle_free_step(hessian: Tensor, gradient: Tensor) -> Tensor:
     eigenvalues, vectors = torch.linalg.eigh(hessian)
     size = eigenvalues.abs()
     size = size.maximum(CURVATURE_FLOOR * size.amax(-1, keepdim=True))
     return -(vectors @ ((vectors.mT @ gradient.unsqueeze(-1)) / size.unsqueeze(-1))).squeeze(-1)
 
 
-def _backtrack(energy: Energy, x: Tensor, y: Tensor, t: Tensor, value: Tensor, step: Tensor) -> Tensor:
+def _backtrack(
+    energy: Energy, x: Tensor, y: Tensor, t: Tensor, value: Tensor, gradient: Tensor, step: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where steps lead, halved until E does not rise, with E and ∇_yE there; nowhere if it always does."""
     # Close to the minimum E is flat to rounding, and a rise within rounding is no rise.
     allowed = value + 4 * torch.finfo(value.dtype).eps * value.abs()
-    moved, pending = y + step, torch.arange(len(y), device=y.device)
+    pending = torch.arange(len(y), device=y.device)
+    reached = y.clone(), value.clone(), gradient.clone()
     for _ in range(BACKTRACKING_STEPS):
-        after = energy.energy(x[pending], moved[pending], t[pending])
-        pending = pending[~(after <= allowed[pending])]
+        trial = y[pending] + step[pending]
+        found = trial, *energy.energy_and_gradient(x[pending], trial, t[pending])
+        accepted = found[1] <= allowed[pending]
+        for kept, new in zip(reached, found, strict=True):
+            kept[pending[accepted]] = new[accepted]
+        pending = pending[~accepted]
         if not len(pending):
-            return moved
+            break
         step = step / 2
-        moved[pending] = y[pending] + step[pending]
-    moved[pending] = y[pending]
-    return moved
+    return reached
 
 
 def _noise(seed: int, use: str, problem_id: int, draw: int, size: int) -> Tensor:

@@ -24,7 +24,15 @@ EXP001 = {
     "gather": 6,
     "hessian_figures": 1,
 }
-EXP002 = {"problems": 1, "competence": 1, "landscape_block": 7, "gather": 5, "landscape_figures": 1}
+EXP002 = {
+    "problems": 1,
+    "competence": 1,
+    "landscape_block": 7,
+    "gather": 5,
+    "landscape_figures": 1,
+    "landscape_connectivity": 1,
+    "landscape_connectivity_figure": 1,
+}
 EXP003 = {"competence": 1, "sae_field": 1, "sae_train": 2, "sae_figures": 1}
 EXP004 = {"problems": 1, "competence": 1, "grassmann_block": 7, "gather": 3, "grassmann_figures": 1}
 EXP005 = {"problems": 1, "competence": 1, "points": 7, "tangent_block": 7, "gather": 1, "tangent_figures": 1}
@@ -36,6 +44,15 @@ EXP006 = {
     "score_pair": 1,
     "gather": 1,
     "score_figures": 1,
+}
+EXP007 = {
+    "problems": 1,
+    "competence": 1,
+    "implicit_bias_block": 7,
+    "gather": 1,
+    "implicit_bias_figures": 1,
+    "implicit_bias_course": 1,
+    "implicit_bias_course_figures": 1,
 }
 EXP010 = {"problems": 1, "competence": 1, "annealing_block": 7, "gather": 1, "annealing_figures": 1}
 PLANTED = {
@@ -55,18 +72,30 @@ HESSIAN = {"hessian_block": 3, "gather": 8, "hessian_figures": 1, "calibration":
 TANGENT = {"tangent_block": 8, "gather": 2, "tangent_figures": 1, "calibration": 1}
 GRASSMANN = {"grassmann_block": 8, "gather": 4, "grassmann_figures": 1, "calibration": 1}
 LANDSCAPE = {"landscape_block": 7, "gather": 5, "landscape_figures": 1}
+CONNECTIVITY = {"landscape_connectivity": 1, "landscape_connectivity_figure": 1}
 SCORE = {"score_block": 7, "score_pair": 1, "gather": 1, "score_figures": 1}
 ANNEALING = {"annealing_block": 8, "gather": 2, "annealing_figures": 1, "expected": 1, "calibration": 1}
+INFERENCE = {"implicit_bias_block": 7, "gather": 1, "implicit_bias_figures": 1}
+COURSE = {"implicit_bias_course": 1, "implicit_bias_course_figures": 1}
 SAE = {"sae_field": 1, "sae_train": 2, "sae_figures": 1}
 POINTS = {"points": 8, "gradients": 1}
 AT_POINTS = POINTS | HESSIAN | TANGENT | SCORE | {"gather": 11}
-IN_THE_SAMPLER = LANDSCAPE | ANNEALING | SAE
-ANALYSES = AT_POINTS | GRASSMANN | IN_THE_SAMPLER | {"gather": 22}
+IN_THE_SAMPLER = LANDSCAPE | ANNEALING | SAE | INFERENCE | {"gather": 8}
+ANALYSES = AT_POINTS | GRASSMANN | IN_THE_SAMPLER | CONNECTIVITY | COURSE | {"gather": 23}
 SAE_FIGURES = ("frontier", "atoms", "examples", "density", "stability", "concepts", "fidelity", "effects")
 FIGURES = dict.fromkeys(
     [
         f"{name}_figures"
-        for name in ("hessian", "landscape", "sae", "grassmann", "tangent", "score", "annealing")
+        for name in (
+            "hessian",
+            "landscape",
+            "sae",
+            "grassmann",
+            "tangent",
+            "score",
+            "annealing",
+            "implicit_bias",
+        )
     ],
     1,
 )
@@ -104,7 +133,12 @@ def test_every_named_artifact_is_made(built):
     assert {f"{kind}/{MODEL}/trained/block-0.parquet" for kind in ("points", "gradients")} <= names
     for analysis, shown, tables in (
         ("grassmann", ("arms", "effect", "correlation", "paths"), ("metrics", "displacements", "paths")),
-        ("landscape", ("slices", "minima", "barriers"), ("metrics", "minima", "paths", "grid", "tracks")),
+        (
+            "landscape",
+            ("slices", "minima", "barriers", "connectivity"),
+            ("metrics", "minima", "paths", "grid", "tracks"),
+        ),
+        ("implicit_bias", ("spectrum", "solution"), ("metrics",)),
         ("score", ("overlap", "eigenmatrices", "shares"), ("metrics", "agreement")),
         ("annealing", ("card", "ledger", "modes", "arms", "calibration"), ("metrics",)),
         ("tangent", ("ratios", "shares", "conditions"), ("metrics",)),
@@ -158,7 +192,7 @@ def test_comments_docstrings_and_layout_rerun_nothing(project):
 def test_unused_code_reruns_nothing(project):
     path = project.folder / "src/iredinterp/linalg.py"
     path.write_text(path.read_text() + "\n\ndef unused():\n    return 1\n")
-    project.edit("src/iredinterp/ired/training.py", "CONTRASTIVE_WEIGHT = 0.5", "CONTRASTIVE_WEIGHT = 0.6")
+    project.edit("src/iredinterp/geometry/geomstats_bridge.py", "MAX_ITER = 200", "MAX_ITER = 300")
     assert project.planned() == {}
 
 
@@ -214,6 +248,7 @@ def test_an_edit_of_the_library_reruns_exactly_what_depends_on_it(project, path,
         ("landscape", {"starts": 3}, LANDSCAPE),
         ("score", {"vectors": 4}, SCORE),
         ("annealing", {"runs": 5}, ANNEALING),
+        ("implicit_bias", {"inference": {"draws": 5, "starts": 2}}, INFERENCE),
         ("points", {"seed": 9}, AT_POINTS),
         ("competence", {"seed": 9}, {"competence": 1, **FIGURES}),
         (
@@ -303,6 +338,7 @@ def test_targets_by_name_and_by_path(project):
     assert project.planned("exp004") == project.planned("grassmann") == EXP004
     assert project.planned("exp005") == project.planned("tangent") == EXP005
     assert project.planned("exp006") == project.planned("score") == EXP006
+    assert project.planned("exp007") == project.planned("implicit_bias") == EXP007
     assert project.planned("exp010") == project.planned("annealing") == EXP010
     assert project.planned("planted") == PLANTED | {"problems": 1}
     assert project.planned("cards") == {"competence": 1}

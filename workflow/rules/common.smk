@@ -67,6 +67,7 @@ TABLES = {
     "score": ("metrics",),
     "grassmann": ("metrics", "displacements", "paths"),
     "annealing": ("metrics",),
+    "implicit_bias": ("metrics",),
 }
 JUDGED = sorted({*TABLES} & {hypothesis.analysis for hypothesis in HYPOTHESES})
 STUDY_METRICS = {

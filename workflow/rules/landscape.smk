@@ -31,7 +31,11 @@ rule landscape_block:
         conditions=config["conditions"],
         block=config["sampling"]["block"],
         replicate=entry("{model}/replicate", of=CHECKPOINTS),
-        landscape=config["landscape"],
+        landscape={
+            key: value
+            for key, value in config["landscape"].items()
+            if key != "connectivity"
+        },
     message:
         "Minima and slices of {wildcards.model} ({wildcards.condition}), block {wildcards.block}"
     script:
@@ -103,9 +107,84 @@ rule landscape_figures:
         "../../scripts/landscape_figures.py"
 
 
+# One job for the trained pair and its nulls: no barrier is there without that of untrained networks.
+rule landscape_connectivity:
+    input:
+        checkpoint=entry("{model}/checkpoint/trained", of=CHECKPOINTS),
+        other=entry("{model}/partner", of=CHECKPOINTS),
+        problems=collect(
+            "<results>/problems/{problems}.parquet",
+            problems=entry("{model}/problems", of=CHECKPOINTS),
+        ),
+    output:
+        table="<results>/landscape/{model}/connectivity.parquet",
+    log:
+        "<logs>/landscape_connectivity/{model}.log",
+    benchmark:
+        "<benchmarks>/landscape_connectivity/{model}.jsonl"
+    conda:
+        "../envs/iredinterp.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=growing(8000),
+        runtime=growing(30),
+    params:
+        **code("landscape_connectivity"),
+        spec=entry("{model}/spec", of=CHECKPOINTS),
+        weights=entry("{model}/weights", of=CHECKPOINTS),
+        device=config["device"],
+        conditions=config["conditions"],
+        replicate=entry("{model}/replicate", of=CHECKPOINTS),
+        connectivity=config["landscape"]["connectivity"],
+    message:
+        "Loss between {wildcards.model} and another training seed"
+    script:
+        "../../scripts/landscape_connectivity.py"
+
+
+rule landscape_connectivity_figure:
+    input:
+        table=rules.landscape_connectivity.output.table,
+        competence=rules.competence.output.table,
+    output:
+        report(
+            "<results>/landscape/{model}/figures/connectivity.svg",
+            category="EXP-002 landscapes",
+            subcategory="{model}",
+            caption="../report/landscape_connectivity.rst",
+            labels={"figure": "4 between two training seeds"},
+        ),
+        collect(
+            "<results>/landscape/{model}/figures/connectivity.{format}",
+            format=["pdf", "png"],
+            allow_missing=True,
+        ),
+    log:
+        "<logs>/landscape_connectivity_figure/{model}.log",
+    benchmark:
+        "<benchmarks>/landscape_connectivity_figure/{model}.jsonl"
+    conda:
+        "../envs/iredinterp.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(10),
+    params:
+        **code("landscape_connectivity_figure"),
+    message:
+        "EXP-002 figure of {wildcards.model} and another training seed"
+    script:
+        "../../scripts/landscape_connectivity_figure.py"
+
+
 rule landscape:
     input:
         collect(rules.landscape_figures.output[0], model=MODELS),
+        collect(
+            rules.landscape_connectivity_figure.output[0],
+            model=[model for model in MODELS if CHECKPOINTS[model]["partner"]],
+        ),
         collect(
             "<results>/landscape/{model}/trained/{table}.parquet",
             model=MODELS,

@@ -8,7 +8,7 @@ not change what the others see.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -169,13 +169,16 @@ def initial_state(recipe: Recipe, seeds: Sequence[int], device: torch.device | s
     return TrainingState(recipe, tuple(seeds), 0, raw, ema, {}, generators)
 
 
-def train(state: TrainingState, every: int = 500, held_out: int = 512) -> Iterator[TrainingState]:
+def train(
+    state: TrainingState, every: int = 500, held_out: int = 512, at: Collection[int] | None = None
+) -> Iterator[TrainingState]:
     """Run a recipe to its end, handing out the state every `every` steps and at the end.
 
     Args:
         state: from `initial_state` or `TrainingState.load`.
         every: steps between evaluations; a state is safe to save when it is handed out.
         held_out: problems in the fixed held-out set.
+        at: steps to hand out the state at instead of every so many, beside the end.
 
     Raises:
         TrainingError: a loss is not finite; names seed and step.
@@ -207,7 +210,8 @@ def train(state: TrainingState, every: int = 500, held_out: int = 512) -> Iterat
         with torch.no_grad():
             torch._foreach_lerp_(list(ema.values()), list(raw.values()), 1 - decay)
         done = step + 1
-        if done % every == 0 or done == recipe.steps:
+        due = done % every == 0 if at is None else done in at
+        if due or done == recipe.steps:
             _refuse_divergence(denoising + contrastive, state.seeds, done)
             mse = evaluation.mse(EnergyMLP(ema, schedule))
             history += [

@@ -5,8 +5,8 @@ else is found there is an error of the model. E has an unidentified offset c(x, 
 one (x, t) are looked at, in nats: the Bayes-optimal E/σ_t is −ln p_t(y|x). Untrained networks have smooth
 slices too, and paths between their minima: no picture means anything without that of the null beside it.
 
-Figures are in `iredinterp.analyses.landscape.drawing`; what lies between two networks in
-`iredinterp.analyses.landscape.connectivity`.
+Figures are in `iredinterp.analyses.landscape.drawing`. What lies between two networks is in
+`iredinterp.analyses.landscape.connectivity`, as a table in `weights`, drawn in `weights_drawing`.
 """
 
 from iredinterp.analyses.landscape.measures import landscape_tables

@@ -50,11 +50,43 @@ class Batch:
     noise: Tensor
 
     @classmethod
-    def draw(cls, spec: ProblemSpec, count: int, levels: int, generator: torch.Generator) -> Batch:
+    def draw(
+        cls,
+        spec: ProblemSpec,
+        count: int,
+        levels: int,
+        generator: torch.Generator,
+        device: torch.device | str = "cpu",
+    ) -> Batch:
         """Fresh problems, levels in turn, and noise, in float64."""
         problems = draw_problems(spec, count, generator)
         noise = torch.randn(problems.y_star.shape, generator=generator, dtype=torch.float64)
-        return cls(problems.x.double(), problems.y_star.double(), torch.arange(count) % levels, noise)
+        parts = problems.x.double(), problems.y_star.double(), torch.arange(count) % levels, noise
+        return cls(*(part.to(device) for part in parts))
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Denoising losses on paths from one network to another, on the same problems and noise.
+
+    Attributes:
+        losses: at evenly spaced times, (T,), by path: "straight"; "matched", straight after matching;
+            "bezier", a quadratic Bézier curve after matching, trained to keep the loss low.
+        zero: the loss of predicting no noise at all, mean ε².
+    """
+
+    losses: Mapping[str, Tensor]
+    zero: Tensor
+
+    @property
+    def ends(self) -> Tensor:
+        """Losses of both networks, (2,)."""
+        return self.losses["straight"][[0, -1]]
+
+    @property
+    def barriers(self) -> dict[str, Tensor]:
+        """How far the loss rises above the higher end, by path."""
+        return {name: loss_barrier(path) for name, path in self.losses.items()}
 
 
 def denoising_loss(parameters: Parameters, schedule: Schedule, batch: Batch) -> Tensor:
@@ -217,7 +249,7 @@ def connection(
     steps: int = 100,
     learning_rate: float = 3e-3,
     points: int = 11,
-) -> dict[str, float]:
+) -> Connection:
     """Denoising loss between two networks: straight, matched, and along a curve.
 
     Compare with two untrained networks: a low barrier between those says how much of it needs no training.
@@ -232,20 +264,21 @@ def connection(
         learning_rate: of Adam.
         points: on a path, both ends included.
 
-    Returns:
-        start and end: the losses of both. straight, matched and bezier: how far the loss rises above the
-        higher of them on the straight line, on that after matching, and on a quadratic Bézier curve after it.
-
     Raises:
-        ConfigError: the networks differ in shape.
+        ConfigError: the networks differ in shape, or there are too few points or problems.
     """
+    levels = start.schedule.levels
+    for name, value, least in (("points", points, 3), ("problems", problems, levels), ("steps", steps, 0)):
+        if value < least:
+            raise ConfigError(f"connectivity.{name}: found {value}, needs at least {least}")
     generator, schedule = torch.Generator().manual_seed(seed), start.schedule.to(torch.float64)
-    check, train = (Batch.draw(spec, problems, schedule.levels, generator) for _ in range(2))
+    check, train = (Batch.draw(spec, problems, levels, generator, start.device) for _ in range(2))
     first, second = (
-        {name: value.double().cpu() for name, value in model.parameters.items()} for model in (start, end)
+        {name: value.to(start.device, torch.float64) for name, value in model.parameters.items()}
+        for model in (start, end)
     )
     near = matched(first, second)
-    times = torch.linspace(0, 1, points, dtype=torch.float64)
+    times = torch.linspace(0, 1, points, dtype=torch.float64, device=start.device)
     bend = fit_bend(first, near, schedule, train, check, steps, learning_rate, times, generator)
     paths = {
         "straight": straight(first, second, times),
@@ -254,9 +287,7 @@ def connection(
     }
     with torch.no_grad():
         losses_on = {name: denoising_loss(path, schedule, check) for name, path in paths.items()}
-    ends = losses_on["straight"][[0, -1]].tolist()
-    rises = {name: loss_barrier(values).item() for name, values in losses_on.items()}
-    return dict(zip(("start", "end"), ends, strict=True)) | rises
+    return Connection(losses_on, check.noise.square().mean())
 
 
 def _at(times: Tensor, start: Tensor, bend: Tensor | None, end: Tensor) -> Tensor:

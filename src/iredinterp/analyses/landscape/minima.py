@@ -75,9 +75,7 @@ def search(
     count = starts.shape[1]
 
     def descend(x: Tensor, y: Tensor, t: Tensor) -> tuple[Tensor, ...]:
-        found = minimum(energy, x, y, t, tolerance, max_steps)
-        value = energy.energy(x, found.y, t)
-        return found.y, value, found.gradient_norm, found.smallest_eigenvalue, found.converged
+        return tuple(vars(minimum(energy, x, y, t, tolerance, max_steps)).values())
 
     flat = (x.repeat_interleave(count, 0), starts.flatten(0, 1), t.repeat_interleave(count))
     columns = zip(*map_chunks(descend, flat, chunk), strict=True)
