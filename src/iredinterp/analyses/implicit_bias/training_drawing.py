@@ -20,7 +20,7 @@ from iredinterp.analyses.implicit_bias.mode_drawing import (
 )
 from iredinterp.errors import TableError
 from iredinterp.figures import PALETTE, level_color, panel_grid, style
-from iredinterp.panels import framed
+from iredinterp.panels import framed, plain_logarithms
 
 LAYERS = {
     "fc1": PALETTE["blue"],
@@ -91,6 +91,8 @@ def figure_training(metrics: pd.DataFrame, title: str = "", note: str = "") -> F
     _draw_spectrum(spectrum, metrics)
     for ax in axes.flat[:-1]:
         step_axis(ax, metrics)
+    for ax in (rank, change_rank):
+        plain_logarithms(ax.yaxis)
     handles = [
         Line2D([], [], color=PALETTE["black"], label="raw weights"),
         Line2D([], [], color=PALETTE["purple"], label="running average (EMA)"),
