@@ -1,7 +1,10 @@
 """Tables: what is written comes back, sorted and with its provenance, or an error says what to do."""
 
 import os
+import subprocess
+import sys
 import weakref
+from importlib.metadata import version
 from itertools import pairwise
 
 import numpy as np
@@ -85,7 +88,7 @@ def test_footer_holds_provenance_and_versions_in_sorted_json_and_nothing_of_pand
         "columns": "k: int64",
         "seed": 7,
         "parameters": {"a": [1, 2], "b": 1},
-        "torch": torch.__version__,
+        "torch": version("torch"),
         "numpy": np.__version__,
     }
     metadata = pq.read_schema(path).metadata
@@ -383,3 +386,17 @@ def test_a_stream_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         write_stream(streamed(5, []), path, {"path": object()})
     assert path.read_bytes() == good
     assert only(tmp_path) == ["a.parquet"]
+
+
+def test_tables_are_gathered_without_torch(tmp_path):
+    code = (
+        "import sys; import pyarrow as pa; from iredinterp.runlog import run_log\n"
+        "from iredinterp.tables import gather, read_table, write_table\n"
+        "with run_log('log', threads=1):\n"
+        "    for value in (2.0, 1.0):\n"
+        "        write_table(pa.table({'t': [int(value)], 'value': [value]}), f'{value}.parquet', {})\n"
+        "    write_table(gather(['2.0.parquet', '1.0.parquet']), 'all.parquet', {})\n"
+        "print(read_table('all.parquet')['t'].to_pylist(), 'torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert run.stdout == "[1, 2] False\n", run.stderr

@@ -9,7 +9,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 from tqdm import tqdm
 
 from iredinterp.errors import IredInterpError
@@ -39,7 +38,7 @@ def run_log(path: str | Path, threads: int | None = None) -> Iterator[None]:
         warnings.showwarning = _log_warning
         try:
             if threads is not None:
-                torch.set_num_threads(threads)
+                _limit_threads(threads)
             yield
         except Exception as error:
             if not (message := _message(error)):
@@ -83,6 +82,12 @@ def _root_logs_to(handler: logging.Handler) -> Iterator[None]:
     finally:
         root.handlers = handlers
         root.setLevel(level)
+
+
+def _limit_threads(threads: int) -> None:
+    # A job that has not imported torch by now does not compute with it, and need not wait for it.
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads)
 
 
 def _message(error: Exception) -> str:

@@ -2,7 +2,11 @@
 
 An artifact is sorted, compressed with zstd and carries its provenance in the footer key `iredinterp`. Nothing
 in it depends on the clock, the host or the folder, so equal inputs give equal bytes on one pyarrow version.
+
+torch is imported where it is needed only: that takes two seconds, longer than gathering most tables.
 """
+
+from __future__ import annotations
 
 import json
 import math
@@ -10,18 +14,22 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor
 
 from iredinterp.errors import TableError
 from iredinterp.files import atomic_file
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 SCHEMA_VERSION = 1
 FOOTER_KEY = b"iredinterp"
@@ -129,8 +137,7 @@ def read_stream(
     with _opened(path) as file:
         _check_columns(file, columns, path)
         count = file.num_row_groups
-        order = range(count) if generator is None else torch.randperm(count, generator=generator).tolist()
-        for group in order:
+        for group in _order(count, generator):
             table = file.read_row_group(group, columns=columns)
             if columns is None:
                 _reject_silent_gaps(table, Path(path))
@@ -175,7 +182,7 @@ def tensor_array(values: Tensor | np.ndarray) -> pa.FixedShapeTensorArray:
     Raises:
         TableError: a shape that such a column cannot hold.
     """
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+    array = values if isinstance(values, np.ndarray) else values.detach().cpu().numpy()
     shape = array.shape[1:]
     if not shape or 0 in shape:
         raise TableError(f"a tensor column holds (N, *shape) with a non-empty shape; found {array.shape}")
@@ -209,6 +216,8 @@ def tensor_column(table: pa.Table, name: str) -> Tensor:
     if shape and flat.null_count:
         raise TableError(f"column {name!r} has {flat.null_count} nulls inside its tensors; drop those rows")
     array = flat.to_numpy(zero_copy_only=False, writable=True)
+    import torch
+
     return torch.from_numpy(array.reshape(len(column), *shape))
 
 
@@ -286,14 +295,22 @@ def _check_metric(metric: Metric, count: int) -> None:
         raise TableError(f"{name} is NaN in {undefined} places; say why in Metric(reason=…)")
 
 
+def _order(count: int, generator: torch.Generator | None) -> Iterable[int]:
+    if generator is None:
+        return range(count)
+    import torch
+
+    return torch.randperm(count, generator=generator).tolist()
+
+
 def _stderr(metric: Metric) -> Tensor:
     if metric.stderr is None:
-        return torch.full_like(metric.values, torch.nan, dtype=torch.float64)
+        return metric.values.double().new_full(metric.values.shape, math.nan)
     return metric.stderr
 
 
 def _flat(values: Tensor) -> np.ndarray:
-    return values.detach().to("cpu", torch.float64).reshape(-1).numpy()
+    return values.detach().cpu().double().reshape(-1).numpy()
 
 
 def _regrouped(batches: Iterable[pa.Table], schema: pa.Schema, rows: int, path: Path) -> Iterator[pa.Table]:
@@ -368,7 +385,7 @@ def _reject_silent_gaps(table: pa.Table, path: Path) -> None:
 
 def _footer(provenance: Mapping, schema: pa.Schema, path: Path) -> bytes:
     ours = {"schema_version": SCHEMA_VERSION, "columns": _columns(schema)}
-    versions = {"torch": str(torch.__version__), "numpy": np.__version__}
+    versions = {name: version(name) for name in ("torch", "numpy")}
     try:
         return json.dumps({**provenance, **ours, **versions}, sort_keys=True, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
