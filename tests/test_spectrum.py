@@ -227,9 +227,10 @@ class Rebased(MLPEnergy):
 
 
 def test_any_basis_of_the_range_serves(generator):
-    energy = Rebased(network(generator, 4, 14, 6).model)
+    plain = network(generator, 4, 14, 6)
+    energy = Rebased(plain.model)
     sample = points(energy, generator)
-    assert not torch.allclose(energy.range_basis, torch.linalg.qr(energy.range_basis).Q)
+    assert not torch.allclose(energy.range_basis, plain.range_basis)
     result = spectra(energy, *sample, vectors=14, keep_hessian=True)
     scale = result.eigenvalues.abs().max()
     rebuilt = result.low @ result.eigenvalues.diag_embed() @ result.low.mT

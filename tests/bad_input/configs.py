@@ -20,6 +20,8 @@ CONFIG = _DEFAULT | {
     "problems": {name: _DEFAULT["problems"][name] for name in ("inverse-n5", "completion-n5")},
     "models": {"inverse-n5": _DEFAULT["models"]["inverse-n5"]},
     "training": {"inverse-n5": _DEFAULT["training"]["inverse-n5"]},
+    "implicit_bias": _DEFAULT["implicit_bias"]
+    | {"course": _DEFAULT["implicit_bias"]["course"] | {"recipes": ["inverse-n5"]}},
 }
 # JSON schemas have no words for these: a whole number with a point, and what is no finite number.
 NOT_WHOLE, NOT_FINITE = 7.0, (math.nan, math.inf)
@@ -137,6 +139,7 @@ INCONSISTENT = [
     ),
     ({"models": {"planted-inverse-n5": _MODEL | {"seeds": [], "checkpoint": "a.pt", "permuted": None}}}, "models.planted-inverse-n5", "taken"),
     ({"training": {"mine": CONFIG["training"]["inverse-n5"] | {"problems": "other"}}}, "training.mine.problems", "defined are"),
+    ({"implicit_bias": {"course": {"recipes": ["other"]}}}, "implicit_bias.course.recipes", "defined are"),
     ({"select": ["other"]}, "select", "defined are"),
     ({"sae": CONFIG["sae"] | {"k": [400]}}, "sae.k", "400"),
     ({"grassmann": CONFIG["grassmann"] | {"radii": [1.0, 0.3]}}, "grassmann.radii", "ascending"),

@@ -96,7 +96,8 @@ FIGURES = dict.fromkeys(
             "annealing",
             "implicit_bias",
         )
-    ],
+    ]
+    + ["landscape_connectivity_figure"],
     1,
 )
 OF_PROBLEMS = {"problems": 1, "planted_network": 1, "planted_dictionary": 1, "expected": 1}
@@ -203,7 +204,7 @@ def test_unused_code_reruns_nothing(project):
             "src/iredinterp/figures.py",
             "def save_figure(",
             "@staticmethod\ndef save_figure(",
-            FIGURES,
+            FIGURES | {"implicit_bias_course_figures": 1},
         ),
         (
             "src/iredinterp/linalg.py",
@@ -216,7 +217,15 @@ def test_unused_code_reruns_nothing(project):
             "src/iredinterp/ired/sampler.py",
             "ANSWER_LIMIT = 2.0",
             "ANSWER_LIMIT = 2.5",
-            {"competence": 1, **AT_POINTS, **IN_THE_SAMPLER, **FIGURES, "gather": 18},
+            {
+                "competence": 1,
+                **AT_POINTS,
+                **IN_THE_SAMPLER,
+                **CONNECTIVITY,
+                **COURSE,
+                **FIGURES,
+                "gather": 19,
+            },
         ),
         (
             "src/iredinterp/geometry/perturb.py",
@@ -254,7 +263,8 @@ def test_an_edit_of_the_library_reruns_exactly_what_depends_on_it(project, path,
         (
             "sampling",
             {"seed": 9},
-            EVERYTHING | dict.fromkeys(("competence", "planted_network", "planted_dictionary", *SAE), 0),
+            EVERYTHING
+            | dict.fromkeys(("competence", "planted_network", "planted_dictionary", *SAE, *COURSE), 0),
         ),
         ("planted", {"seed": 9}, PLANTED),
         ("training", {"other": OTHER_RECIPE}, {}),
@@ -282,7 +292,9 @@ def test_another_checkpoint_reruns_everything_of_its_model(project):
         "score_block": 6,
         "score_pair": 1,
         "annealing_block": 6,
-        "gather": 17,
+        "implicit_bias_block": 6,
+        "landscape_connectivity": 1,
+        "gather": 18,
         **SAE,
         **FIGURES,
     }
