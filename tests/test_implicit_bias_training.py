@@ -15,9 +15,6 @@ from iredinterp.analyses.implicit_bias.course import (
     HeldOut,
     mean_square_error,
     network,
-    shortened,
-    snapshot_steps,
-    trained_states,
 )
 from iredinterp.analyses.implicit_bias.course_tables import course_tables
 from iredinterp.analyses.implicit_bias.exponent import (
@@ -43,6 +40,7 @@ from iredinterp.analyses.implicit_bias.mode_times import (
 )
 from iredinterp.analyses.implicit_bias.weights import weight_measures
 from iredinterp.errors import ConfigError
+from iredinterp.ired.course import shortened, snapshot_steps, trained_states
 from iredinterp.ired.model import EnergyMLP
 from iredinterp.ired.sampler import sample
 from iredinterp.ired.schedule import cosine_schedule

@@ -35,6 +35,7 @@ _PUBLIC = {
     "GrassmannianAnalyzer": "iredinterp.analyses.grassmann",
     "score_table": "iredinterp.analyses.score",
     "implicit_bias_table": "iredinterp.analyses.implicit_bias",
+    "ntk_table": "iredinterp.analyses.ntk",
     "annealing_table": "iredinterp.analyses.annealing",
     "SparseAutoencoder": "iredinterp.analyses.sae",
     "SAERecipe": "iredinterp.analyses.sae",

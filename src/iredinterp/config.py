@@ -33,6 +33,8 @@ REAL = {
     "radius",
     "spurious",
     "extent",
+    "shares",
+    "threshold",
 }
 
 # Networks that the workflow trains, when their path is given as a checkpoint.
@@ -58,8 +60,9 @@ def check_config(config: Mapping) -> None:
     for section in ("models", "training"):
         for name, entry in config[section].items():
             _require(entry["problems"], config["problems"], f"{section}.{name}.problems", "problems")
-    for name in config["implicit_bias"]["course"]["recipes"]:
-        _require(name, config["training"], "implicit_bias.course.recipes", "training")
+    for analysis in ("implicit_bias", "ntk"):
+        for name in config[analysis]["course"]["recipes"]:
+            _require(name, config["training"], f"{analysis}.course.recipes", "training")
     for family, entry in config["models"].items():
         for key in ("checkpoint", "permuted"):
             path = entry[key]

@@ -24,6 +24,7 @@ from iredinterp.figures import PALETTE, plot_band
 from iredinterp.points import MODEL_KEYS
 
 NOISY_TO_SHARP = "noisiest → sharpest"
+STEPS = "training step"
 BOOTSTRAP = "; bands: 95 % bootstrap over problems, one training seed"
 OPTIMUM = "Bayes-optimal"
 CONDITION_COLORS = {
@@ -214,3 +215,33 @@ def condition_curves(
 def condition_handles(tables: Iterable[str]) -> list[Line2D]:
     """Legend entries of `condition_curves`."""
     return [Line2D([], [], color=CONDITION_COLORS[name], label=name.replace("_", " ")) for name in tables]
+
+
+def step_axis(ax: Axes, rows: pd.DataFrame) -> None:
+    """Logarithmic, with room for step 0."""
+    ax.set_xscale("symlog", linthresh=1, linscale=0.4)
+    ax.set_xlim(0, rows["step"].max() * 1.1)
+    ax.set_xlabel(STEPS)
+
+
+def rows_of(metrics: pd.DataFrame, metric: str, component: str | None = None) -> pd.DataFrame:
+    """Rows of one metric, of all components if none is given."""
+    chosen = metrics["metric"] == metric
+    if component is not None:
+        chosen &= metrics["component"] == component
+    return metrics[chosen]
+
+
+def described(metrics: pd.DataFrame) -> str:
+    """What a course is of, in words."""
+    row = metrics.dropna(subset=["seed"]).iloc[0]
+    seeds = metrics["seed"].nunique()
+    law = "" if row["condition"] == "trained" else ", permuted targets"
+    return f"{row['task']}, n = {row['n']}{law}; {seeds} training {'seed' if seeds == 1 else 'seeds'}"
+
+
+def over_steps(ax: Axes, rows: pd.DataFrame, color, linestyle: str = "-") -> None:
+    """Median over seeds within their range, of rows of one metric of a course."""
+    seeds = rows.pivot(index="step", columns="seed", values="value").sort_index()
+    ax.fill_between(seeds.index, seeds.min(axis=1), seeds.max(axis=1), color=color, alpha=0.15, linewidth=0)
+    ax.plot(seeds.index, seeds.median(axis=1), color=color, linestyle=linestyle)

@@ -6,9 +6,8 @@ would put that lag into every time measured; its error is kept beside theirs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,48 +21,12 @@ from iredinterp.ired.model import EnergyMLP
 from iredinterp.ired.sampler import sample
 from iredinterp.ired.schedule import cosine_schedule
 from iredinterp.ired.tasks import Problems, draw_problems
-from iredinterp.ired.training import Recipe, TrainingState, initial_state, train
+from iredinterp.ired.training import Recipe
 from iredinterp.points import normal_draws, q_sample
 
 NO_ORACLE = "no computable Bayes-optimal energy for these problems"
 # Of the seed of a course, so that no training seed draws the same problems.
 STREAM = 7
-
-
-def shortened(recipe: Recipe, steps: int | None, hidden: int | None, batch: int | None) -> Recipe:
-    """A smaller recipe for the same task; None leaves what the recipe says.
-
-    Args:
-        recipe: the recipe.
-        steps: of its first phase, which then is the only one.
-        hidden: width.
-        batch: problems per step.
-    """
-    phases = recipe.phases if steps is None else (replace(recipe.phases[0], steps=steps),)
-    return replace(recipe, phases=phases, hidden=hidden or recipe.hidden, batch=batch or recipe.batch)
-
-
-def snapshot_steps(total: int, count: int) -> np.ndarray:
-    """Step 0 and at most `count` − 1 others from 1 to the last, equally far apart on a logarithmic scale.
-
-    Raises:
-        ConfigError: fewer than 3 snapshots, which order nothing.
-    """
-    if count < 3:
-        raise ConfigError(
-            f"implicit_bias.course.snapshots: found {count}, allowed ≥ 3; some 40 resolve times"
-        )
-    return np.unique(np.append(0, np.geomspace(1, total, count - 1).round().astype(int)))
-
-
-def trained_states(
-    recipe: Recipe, seeds: Sequence[int], steps: np.ndarray, device: torch.device | str = "cpu"
-) -> Iterator[TrainingState]:
-    """Train, handing out the state at these steps; the training is the same as without them."""
-    start = initial_state(recipe, seeds, device)
-    # What `train` evaluates by itself is not used here.
-    reached = train(start, held_out=1, at=set(steps.tolist()))
-    return (state for state in chain([start], reached) if state.step in steps)
 
 
 @dataclass(frozen=True)

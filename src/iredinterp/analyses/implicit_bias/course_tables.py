@@ -14,11 +14,7 @@ from iredinterp.analyses.implicit_bias.course import (
     Curvature,
     HeldOut,
     mean_square_error,
-    shortened,
-    snapshot_steps,
-    trained_states,
 )
-from iredinterp.analyses.implicit_bias.keys import CourseKeys
 from iredinterp.analyses.implicit_bias.mode_tables import (
     NO_MODE,
     exponent_tables,
@@ -26,7 +22,9 @@ from iredinterp.analyses.implicit_bias.mode_tables import (
     time_tables,
 )
 from iredinterp.analyses.implicit_bias.weights import UNCHANGED, layers, weight_measures
+from iredinterp.course_keys import CourseKeys
 from iredinterp.energy import Energy
+from iredinterp.ired.course import shortened, snapshot_steps, trained_states
 from iredinterp.ired.model import EnergyMLP
 from iredinterp.ired.schedule import cosine_schedule
 from iredinterp.ired.training import Recipe
@@ -84,7 +82,7 @@ def course_tables(
         TrainingError: the training diverged.
     """
     recipe = shortened(recipe, steps, hidden, batch)
-    at = snapshot_steps(recipe.steps, snapshots)
+    at = snapshot_steps(recipe.steps, snapshots, "implicit_bias.course.snapshots")
     held_out = HeldOut.draw(recipe, problems, seed)
     curvature = Curvature.of(held_out.problems[:hessian_problems], levels, oracle, seed, chunk, device)
     keys = CourseKeys(recipe, name, tuple(seeds))

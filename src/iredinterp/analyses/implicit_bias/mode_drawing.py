@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 
 from iredinterp.analyses.implicit_bias.mode_times import LEARNT, RANDOM, SHUFFLED, SINGULAR, TURNED
 from iredinterp.figures import PALETTE, level_color, panel_grid, style
-from iredinterp.panels import framed
+from iredinterp.panels import STEPS, described, framed, rows_of, step_axis
 
 COLORS = {
     SINGULAR: PALETTE["black"],
@@ -29,7 +29,6 @@ NAMES = {
 }
 THEORY = {1: "α = 1: gradient flow of two linear layers", 2: "α = 2: linear denoiser, s a deviation"}
 STYLES = {1: "--", 2: ":"}
-STEPS = "training step"
 ROOM = 1.6
 # The largest exponent with room in the panel.
 WIDEST = 2.6
@@ -167,26 +166,3 @@ def _draw_exponents(ax: Axes, metrics: pd.DataFrame) -> None:
     ax.set_yticks(range(len(kinds)), [kind.replace(" ", "\n") for kind in kinds])
     ax.set_xlabel("α of τ$_i$ ∝ s$_i^{−α}$")
     ax.set_title("exponent")
-
-
-def step_axis(ax: Axes, rows: pd.DataFrame) -> None:
-    """Logarithmic, with room for step 0."""
-    ax.set_xscale("symlog", linthresh=1, linscale=0.4)
-    ax.set_xlim(0, rows["step"].max() * 1.1)
-    ax.set_xlabel(STEPS)
-
-
-def rows_of(metrics: pd.DataFrame, metric: str, component: str | None = None) -> pd.DataFrame:
-    """Rows of one metric, of all components if none is given."""
-    chosen = metrics["metric"] == metric
-    if component is not None:
-        chosen &= metrics["component"] == component
-    return metrics[chosen]
-
-
-def described(metrics: pd.DataFrame) -> str:
-    """What a course is of, in words."""
-    row = metrics.dropna(subset=["seed"]).iloc[0]
-    seeds = metrics["seed"].nunique()
-    law = "" if row["condition"] == "trained" else ", permuted targets"
-    return f"{row['task']}, n = {row['n']}{law}; {seeds} training {'seed' if seeds == 1 else 'seeds'}"

@@ -19,7 +19,6 @@ from iredinterp.analyses.implicit_bias.exponent import (
     median_time,
     over_seeds,
 )
-from iredinterp.analyses.implicit_bias.keys import CourseKeys
 from iredinterp.analyses.implicit_bias.mode_times import (
     RANDOM,
     SHUFFLED,
@@ -29,6 +28,7 @@ from iredinterp.analyses.implicit_bias.mode_times import (
     mode_times,
     shuffled_within,
 )
+from iredinterp.course_keys import CourseKeys
 from iredinterp.tables import Metric, tidy
 
 BINS = 8

@@ -11,16 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from iredinterp.analyses.implicit_bias.mode_drawing import (
+from iredinterp.analyses.implicit_bias.mode_drawing import figure_modes
+from iredinterp.errors import TableError
+from iredinterp.figures import PALETTE, level_color, panel_grid, style
+from iredinterp.panels import (
     STEPS,
     described,
-    figure_modes,
+    framed,
+    over_steps,
+    plain_logarithms,
     rows_of,
     step_axis,
 )
-from iredinterp.errors import TableError
-from iredinterp.figures import PALETTE, level_color, panel_grid, style
-from iredinterp.panels import framed, plain_logarithms
 
 LAYERS = {
     "fc1": PALETTE["blue"],
@@ -79,10 +81,10 @@ def figure_training(metrics: pd.DataFrame, title: str = "", note: str = "") -> F
     baselines = _draw_errors(error, metrics)
     levels = _draw_hessians(curvature, metrics)
     for layer, color in LAYERS.items():
-        _over_steps(change, rows_of(metrics, "relative_change", layer), color)
+        over_steps(change, rows_of(metrics, "relative_change", layer), color)
         for measure, linestyle in (("effective", "-"), ("stable", ":")):
-            _over_steps(rank, rows_of(metrics, f"weight_{measure}_rank", layer), color, linestyle)
-            _over_steps(change_rank, rows_of(metrics, f"change_{measure}_rank", layer), color, linestyle)
+            over_steps(rank, rows_of(metrics, f"weight_{measure}_rank", layer), color, linestyle)
+            over_steps(change_rank, rows_of(metrics, f"change_{measure}_rank", layer), color, linestyle)
     change.set_title("‖W − W$_0$‖$_F$ / ‖W$_0$‖$_F$")
     rank.set_title("rank of W")
     change_rank.set_title("rank of W − W$_0$")
@@ -115,7 +117,7 @@ def _draw_errors(ax: Axes, metrics: pd.DataFrame) -> list[tuple[str, object]]:
     deciding = "missing" if (errors["component"] == "missing").any() else ""
     errors = errors[errors["component"] == deciding]
     for weights, color in (("ema", PALETTE["purple"]), ("raw", PALETTE["black"])):
-        _over_steps(ax, errors[errors["weights"] == weights], color)
+        over_steps(ax, errors[errors["weights"] == weights], color)
     values = rows_of(metrics, f"baseline_{deciding}_mse" if deciding else "baseline_mse").set_index(
         "component"
     )
@@ -140,7 +142,7 @@ def _draw_hessians(ax: Axes, metrics: pd.DataFrame) -> list[int]:
         return []
     levels = sorted(errors["t"].dropna().astype(int).unique(), reverse=True)
     for t in levels:
-        _over_steps(ax, errors[errors["t"] == t], level_color(t))
+        over_steps(ax, errors[errors["t"] == t], level_color(t))
     ax.set_ylim(bottom=0)
     return levels
 
@@ -160,10 +162,3 @@ def _draw_spectrum(ax: Axes, metrics: pd.DataFrame) -> None:
     ax.set_yscale("log")
     ax.set_xlabel(f"index; numbers: {STEPS}")
     ax.set_title(f"singular values of W − W$_0$, {MIDDLE}")
-
-
-def _over_steps(ax: Axes, rows: pd.DataFrame, color, linestyle: str = "-") -> None:
-    """Median over seeds within their range."""
-    seeds = rows.pivot(index="step", columns="seed", values="value").sort_index()
-    ax.fill_between(seeds.index, seeds.min(axis=1), seeds.max(axis=1), color=color, alpha=0.15, linewidth=0)
-    ax.plot(seeds.index, seeds.median(axis=1), color=color, linestyle=linestyle)

@@ -1,0 +1,14 @@
+"""EXP-008: figures of one model under all conditions."""
+
+from iredinterp.analyses.ntk.drawing import figures
+from iredinterp.cards import sentence_of
+from iredinterp.figures import save_figure
+from iredinterp.runlog import run_log
+from iredinterp.tables import gather, read_table
+
+if __name__ == "__main__":
+    inputs = snakemake.input
+    with run_log(snakemake.log[0], snakemake.threads):
+        note, title = sentence_of(read_table(inputs.competence)), snakemake.wildcards.model
+        for name, figure in figures(gather(inputs.metrics), title, note).items():
+            save_figure(figure, *(path for path in snakemake.output if f"/{name}." in path))
