@@ -40,6 +40,30 @@ SMALL = {
             "hessian_problems": 2,
         },
     },
+    "ntk": {
+        "kernels": {"permutations": 10},
+        "course": {
+            "recipes": [PROBLEMS],
+            "seeds": [0],
+            "steps": 9,
+            "hidden": 8,
+            "batch": 8,
+            "snapshots": 4,
+            "problems": 6,
+        },
+    },
+    "circuits": {
+        "search": {
+            "shares": [0.3],
+            "draws": 2,
+            "levels": [1],
+            "compared": ["eap"],
+            "restarts": 2,
+            "permutations": 19,
+            "variables": {"layers": [3], "dimensions": [4], "sources": 1, "steps": 2},
+        },
+        "planted": {"methods": [], "levels": [1], "count": 4},
+    },
     "sae": {
         "problems": 40,
         "widths": [30],
@@ -58,7 +82,8 @@ OTHER_RECIPE = {
 }
 TARGETS = {"all", "cards", "planted"}
 TARGETS |= {"exp001", "hessian", "exp002", "landscape", "exp003", "sae", "exp004", "grassmann"}
-TARGETS |= {"exp005", "tangent", "exp006", "score", "exp007", "implicit_bias", "exp010", "annealing"}
+TARGETS |= {"exp005", "tangent", "exp006", "score", "exp007", "implicit_bias"}
+TARGETS |= {"exp008", "ntk", "exp009", "circuits", "exp010", "annealing"}
 
 
 class Project:

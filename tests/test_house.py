@@ -41,14 +41,17 @@ MAY_IMPORT = {
     "spectrum": LEAVES | {"energy", "linalg", "ired"},
     "points": LEAVES | {"energy", "ired", "tables"},
     "panels": LEAVES | {"figures", "points"},
+    "course_keys": LEAVES | {"ired", "points"},
     "geometry": LEAVES | {"bases", "geometry", "linalg"},
     "truth": LEAVES | {"energy", "ired", "tables", "truth"},
     "conditions": LEAVES | {"energy", "ired", "points", "truth"},
     "analyses": LEAVES
-    | {"energy", "spectrum", "points", "ired", "linalg", "bases", "geometry", "tables", "figures", "panels"},
+    | {"energy", "spectrum", "points", "ired", "linalg", "bases", "geometry", "tables", "figures", "panels"}
+    | {"course_keys"},
     "expected": LEAVES | {"geometry", "ired", "points", "tables", "truth"},
     "scorecard": LEAVES | {"expected", "energy", "ired", "pages", "points", "spectrum", "truth", "evidence"},
     "evidence": LEAVES | {"config", "evidence", "pages", "tables"},
+    "leaderboard": LEAVES | {"evidence", "ired", "pages", "points", "truth"},
 }
 
 

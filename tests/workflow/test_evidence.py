@@ -88,7 +88,7 @@ def test_hypotheses_whose_analysis_does_not_exist_say_not_run(judged):
 
 def test_every_condition_was_measured_with_the_same_points(judged):
     samples = read_table(judged.folder / "results/samples.parquet").to_pandas()
-    # The last three leave conditions out; the one on Grassmannian distances is not about this task.
+    # The last four leave conditions out, and circuits are judged on half of the problems; the one on Grassmannian distances is not about this task.
     counts = samples.groupby("hypothesis").size().to_dict()
     assert counts == {
         "spectrum_progression": JOBS * 4,
@@ -96,6 +96,7 @@ def test_every_condition_was_measured_with_the_same_points(judged):
         "manifold_curvature": (JOBS - len(SEEDS)) * 4,
         "coarse_to_fine": 4 * len(SEEDS) * 4,
         "relative_coarse_to_fine": 6 * len(SEEDS) * 4,
+        "circuits": 5 * len(SEEDS) * 2,
     }
     assert set(samples["condition"]) == set(CONDITIONS)
     results = judged.folder / "results/points/inverse-n5-seed0"
@@ -107,7 +108,7 @@ def test_every_condition_was_measured_with_the_same_points(judged):
 
 
 def test_every_table_says_under_which_condition_it_was_made(judged):
-    for kind in ("points", "hessian", "tangent", "grassmann", "annealing", "sae"):
+    for kind in ("points", "hessian", "tangent", "grassmann", "annealing", "circuits", "sae"):
         for condition in CONDITIONS:
             tables = list(
                 (judged.folder / f"results/{kind}").glob(f"inverse-n5-seed*/{condition}/**/*.parquet")

@@ -68,6 +68,7 @@ TABLES = {
     "grassmann": ("metrics", "displacements", "paths"),
     "annealing": ("metrics",),
     "implicit_bias": ("metrics",),
+    "ntk": ("metrics",),
 }
 JUDGED = sorted({*TABLES} & {hypothesis.analysis for hypothesis in HYPOTHESES})
 STUDY_METRICS = {
@@ -83,11 +84,15 @@ STUDY_METRICS["sae"] = [
     f"<results>/sae/{study}/gradient/width-{config['sae']['widths'][0]}/metrics.parquet"
     for study in STUDIES
 ]
+STUDY_METRICS["circuits"] = [
+    f"<results>/circuits/{study}/metrics.parquet" for study in STUDIES
+]
 PLANTED_METRICS = {
     analysis: f"<results>/{analysis}/planted-{{problems}}/trained/metrics.parquet"
     for analysis in JUDGED
 }
 PLANTED_METRICS["sae"] = "<results>/planted/{problems}/dictionary.parquet"
+PLANTED_METRICS["circuits"] = "<results>/planted/{problems}/circuits.parquet"
 
 
 wildcard_constraints:
