@@ -62,6 +62,7 @@ SMALL = {
             "permutations": 19,
             "variables": {"layers": [3], "dimensions": [4], "sources": 1, "steps": 2},
         },
+        "drawn": 1,
         "planted": {"methods": [], "levels": [1], "count": 4},
     },
     "sae": {

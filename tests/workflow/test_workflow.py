@@ -54,6 +54,25 @@ EXP007 = {
     "implicit_bias_course": 1,
     "implicit_bias_course_figures": 1,
 }
+EXP008 = {
+    "problems": 1,
+    "competence": 1,
+    "points": 7,
+    "ntk_block": 7,
+    "gather": 1,
+    "ntk_figures": 1,
+    "ntk_course": 1,
+    "ntk_course_figures": 1,
+}
+EXP009 = {
+    "problems": 1,
+    "competence": 1,
+    "points": 7,
+    "circuits_search": 7,
+    "circuits_figures": 1,
+    "circuits_planted": 1,
+    "leaderboard": 1,
+}
 EXP010 = {"problems": 1, "competence": 1, "annealing_block": 7, "gather": 1, "annealing_figures": 1}
 PLANTED = {
     "planted_network": 1,
@@ -64,6 +83,7 @@ PLANTED = {
     "tangent_block": 1,
     "grassmann_block": 1,
     "annealing_block": 1,
+    "circuits_planted": 1,
     "gather": 5,
     "calibration": 1,
 }
@@ -77,11 +97,16 @@ SCORE = {"score_block": 7, "score_pair": 1, "gather": 1, "score_figures": 1}
 ANNEALING = {"annealing_block": 8, "gather": 2, "annealing_figures": 1, "expected": 1, "calibration": 1}
 INFERENCE = {"implicit_bias_block": 7, "gather": 1, "implicit_bias_figures": 1}
 COURSE = {"implicit_bias_course": 1, "implicit_bias_course_figures": 1}
+KERNELS = {"ntk_block": 7, "gather": 1, "ntk_figures": 1}
+KERNEL_COURSE = {"ntk_course": 1, "ntk_course_figures": 1}
+CIRCUITS = {"circuits_search": 7, "circuits_figures": 1}
+LEADERBOARD = {"circuits_planted": 1, "leaderboard": 1, "calibration": 1}
 SAE = {"sae_field": 1, "sae_train": 2, "sae_figures": 1}
 POINTS = {"points": 8, "gradients": 1}
-AT_POINTS = POINTS | HESSIAN | TANGENT | SCORE | {"gather": 11}
+AT_POINTS = POINTS | HESSIAN | TANGENT | SCORE | KERNELS | CIRCUITS | {"gather": 12}
 IN_THE_SAMPLER = LANDSCAPE | ANNEALING | SAE | INFERENCE | {"gather": 8}
-ANALYSES = AT_POINTS | GRASSMANN | IN_THE_SAMPLER | CONNECTIVITY | COURSE | {"gather": 23}
+COURSES = COURSE | KERNEL_COURSE
+ANALYSES = AT_POINTS | GRASSMANN | IN_THE_SAMPLER | CONNECTIVITY | COURSES | LEADERBOARD | {"gather": 24}
 SAE_FIGURES = ("frontier", "atoms", "examples", "density", "stability", "concepts", "fidelity", "effects")
 FIGURES = dict.fromkeys(
     [
@@ -95,6 +120,8 @@ FIGURES = dict.fromkeys(
             "score",
             "annealing",
             "implicit_bias",
+            "ntk",
+            "circuits",
         )
     ]
     + ["landscape_connectivity_figure"],
@@ -140,6 +167,12 @@ def test_every_named_artifact_is_made(built):
             ("metrics", "minima", "paths", "grid", "tracks"),
         ),
         ("implicit_bias", ("spectrum", "solution"), ("metrics",)),
+        ("ntk", ("spectrum", "coupling", "alignment"), ("metrics",)),
+        (
+            "circuits",
+            ("curves", "levels", "circuit", "interchange"),
+            ("metrics", "nodes", "edges", "circuits"),
+        ),
         ("score", ("overlap", "eigenmatrices", "shares"), ("metrics", "agreement")),
         ("annealing", ("card", "ledger", "modes", "arms", "calibration"), ("metrics",)),
         ("tangent", ("ratios", "shares", "conditions"), ("metrics",)),
@@ -204,7 +237,7 @@ def test_unused_code_reruns_nothing(project):
             "src/iredinterp/figures.py",
             "def save_figure(",
             "@staticmethod\ndef save_figure(",
-            FIGURES | {"implicit_bias_course_figures": 1},
+            FIGURES | {"implicit_bias_course_figures": 1, "ntk_course_figures": 1},
         ),
         (
             "src/iredinterp/linalg.py",
@@ -222,9 +255,9 @@ def test_unused_code_reruns_nothing(project):
                 **AT_POINTS,
                 **IN_THE_SAMPLER,
                 **CONNECTIVITY,
-                **COURSE,
+                **COURSES,
                 **FIGURES,
-                "gather": 19,
+                "gather": 20,
             },
         ),
         (
@@ -258,15 +291,29 @@ def test_an_edit_of_the_library_reruns_exactly_what_depends_on_it(project, path,
         ("score", {"vectors": 4}, SCORE),
         ("annealing", {"runs": 5}, ANNEALING),
         ("implicit_bias", {"inference": {"draws": 5, "starts": 2}}, INFERENCE),
+        ("ntk", {"kernels": {"permutations": 11}}, KERNELS),
+        ("circuits", {"drawn": 0}, {"circuits_figures": 1}),
+        ("circuits", {"planted": {"methods": [], "levels": [2], "count": 4}}, LEADERBOARD),
         ("points", {"seed": 9}, AT_POINTS),
         ("competence", {"seed": 9}, {"competence": 1, **FIGURES}),
         (
             "sampling",
             {"seed": 9},
             EVERYTHING
-            | dict.fromkeys(("competence", "planted_network", "planted_dictionary", *SAE, *COURSE), 0),
+            | dict.fromkeys(
+                (
+                    "competence",
+                    "planted_network",
+                    "planted_dictionary",
+                    "circuits_planted",
+                    "leaderboard",
+                    *SAE,
+                    *COURSES,
+                ),
+                0,
+            ),
         ),
-        ("planted", {"seed": 9}, PLANTED),
+        ("planted", {"seed": 9}, PLANTED | {"leaderboard": 1}),
         ("training", {"other": OTHER_RECIPE}, {}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -293,8 +340,10 @@ def test_another_checkpoint_reruns_everything_of_its_model(project):
         "score_pair": 1,
         "annealing_block": 6,
         "implicit_bias_block": 6,
+        "ntk_block": 6,
+        "circuits_search": 6,
         "landscape_connectivity": 1,
-        "gather": 18,
+        "gather": 19,
         **SAE,
         **FIGURES,
     }
@@ -351,6 +400,8 @@ def test_targets_by_name_and_by_path(project):
     assert project.planned("exp005") == project.planned("tangent") == EXP005
     assert project.planned("exp006") == project.planned("score") == EXP006
     assert project.planned("exp007") == project.planned("implicit_bias") == EXP007
+    assert project.planned("exp008") == project.planned("ntk") == EXP008
+    assert project.planned("exp009") == project.planned("circuits") == EXP009
     assert project.planned("exp010") == project.planned("annealing") == EXP010
     assert project.planned("planted") == PLANTED | {"problems": 1}
     assert project.planned("cards") == {"competence": 1}
@@ -409,6 +460,9 @@ def test_the_report_is_one_offline_page_with_every_figure(built):
         "1 energy by arm",
         "4 how often",
         "8 effects of single latents",
+        "2 which levels learn together",
+        "3 the circuit drawn",
+        "leaderboard of methods",
         "Competence cards",
     ):
         assert name in page
