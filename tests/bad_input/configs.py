@@ -20,8 +20,10 @@ CONFIG = _DEFAULT | {
     "problems": {name: _DEFAULT["problems"][name] for name in ("inverse-n5", "completion-n5")},
     "models": {"inverse-n5": _DEFAULT["models"]["inverse-n5"]},
     "training": {"inverse-n5": _DEFAULT["training"]["inverse-n5"]},
-    "implicit_bias": _DEFAULT["implicit_bias"]
-    | {"course": _DEFAULT["implicit_bias"]["course"] | {"recipes": ["inverse-n5"]}},
+    **{
+        section: _DEFAULT[section] | {"course": _DEFAULT[section]["course"] | {"recipes": ["inverse-n5"]}}
+        for section in ("implicit_bias", "ntk")
+    },
 }
 # JSON schemas have no words for these: a whole number with a point, and what is no finite number.
 NOT_WHOLE, NOT_FINITE = 7.0, (math.nan, math.inf)
