@@ -1,11 +1,13 @@
 """EXP-009 as tables: found on half of the problems, judged on the others, and right about planted networks."""
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
 
 from iredinterp.analyses.circuits import frames
+from iredinterp.analyses.circuits.level import Level, Sample
 from iredinterp.analyses.circuits.study import NO_UNITS, circuits_tables
 from iredinterp.errors import ConfigError, TableError
 from iredinterp.ired.tasks import ProblemSpec, draw_problems
@@ -162,7 +164,7 @@ def test_figures_get_what_they_draw(study):
     assert set(accuracy["method"]) == {"aligned", "units", "random"}
 
 
-def test_what_cannot_be_searched_is_refused(fresh):
+def test_what_cannot_be_searched_is_refused(study, fresh):
     energy = planted_energy(SPEC.dim_x, SPEC.dim_y, fresh)
     points, problems = given(energy, fresh, 4)
     with pytest.raises(ConfigError, match=r"circuits\.levels.*11"):
@@ -174,6 +176,54 @@ def test_what_cannot_be_searched_is_refused(fresh):
         circuits_tables(energy, one, problems, SPEC, seed=0, **SETTINGS)
     with pytest.raises(TableError, match="q_sample"):
         circuits_tables(energy, points.slice(0, 0), problems, SPEC, seed=0, **SETTINGS)
-    circuits = circuits_tables(energy, points, problems, SPEC, seed=0, **SETTINGS).circuits
+    without = study.circuits.filter(pc.not_equal(study.circuits["t"], 3))
     with pytest.raises(TableError, match="no circuit of joint at level 3"):
-        frames.chosen_circuit(circuits.filter(pc.not_equal(circuits["t"], 3)), "joint", 3)
+        frames.chosen_circuit(without, "joint", 3)
+
+
+def test_numbers_of_a_level_are_about_the_chosen_circuit(study, fresh):
+    sizes = values(study.metrics, "circuit_size").set_index("t")["value"]
+    for t in range(10):
+        assert sizes[t] == int(frames.chosen_circuit(study.circuits, "joint", t).sum())
+    for t in SETTINGS["levels"]:
+        rows = study.metrics.filter(pc.equal(study.metrics["t"], t)).to_pandas()
+        found = rows[rows["problem_id"].isna()].set_index("metric")["value"]
+        circuit = frames.chosen_circuit(study.circuits, "joint", t)
+        expected = level_of(fresh, t).tests(circuit, 19, 19)
+        assert found["equivalence_agreeing"] == expected[0].agreeing
+        assert found["independence_p"] == expected[1].p
+        assert found["minimality_needed"] == pytest.approx(expected[2].needed.double().mean().item())
+        assert 1 <= found["restarts_distinct"] <= found["restarts_faithful"] <= SETTINGS["restarts"]
+        assert 0 < found["restarts_jaccard_expected"] <= found["restarts_jaccard"] <= 1
+
+
+def test_shared_units_stand_beside_those_of_random_circuits(study):
+    found = {
+        end: values(study.metrics, f"jaccard{end}").set_index(["t", "t2"])["value"]
+        for end in ("", "_expected", "_low", "_high", "_p")
+    }
+    assert (found["_low"] <= found["_expected"]).all()
+    assert (found["_expected"] <= found["_high"]).all()
+    outside = (found[""] < found["_low"]) | (found[""] > found["_high"])
+    assert (found["_p"][outside] <= 0.05).all()
+    assert (found["_p"][~outside] > 0.05).all()
+
+
+def level_of(seed, t):
+    """The level of the study, built again by hand."""
+    energy = planted_energy(SPEC.dim_x, SPEC.dim_y, seed, decoys=DECOYS)
+    points, problems = given(energy, seed)
+    halves = []
+    for parity in (0, 1):
+        ids = [i for i in range(problems.num_rows) if i % 2 == parity]
+        rows = points.filter(
+            pc.and_(pc.equal(points["t"], t), pc.is_in(points["problem_id"], pa.array(ids, pa.int32())))
+        )
+        y, x = tensor_column(rows, "y").flatten(1), tensor_column(problems, "x").flatten(1)[ids]
+        answers = tensor_column(problems, "y_star").flatten(1)[ids]
+        schedule = energy.schedule
+        noise = (y - schedule.sqrt_alphas_cumprod[t] * answers) / schedule.sigma[t]
+        halves.append(Sample(x, y, torch.full((len(ids),), t), noise))
+    return Level(
+        energy.model, t, *halves, SETTINGS["ablation"], SETTINGS["shares"], SETTINGS["threshold"], seed
+    )

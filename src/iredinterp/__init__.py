@@ -37,6 +37,7 @@ _PUBLIC = {
     "implicit_bias_table": "iredinterp.analyses.implicit_bias",
     "ntk_table": "iredinterp.analyses.ntk",
     "annealing_table": "iredinterp.analyses.annealing",
+    "circuits_tables": "iredinterp.analyses.circuits.study",
     "SparseAutoencoder": "iredinterp.analyses.sae",
     "SAERecipe": "iredinterp.analyses.sae",
     "SAETrainer": "iredinterp.analyses.sae",

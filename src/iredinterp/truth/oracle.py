@@ -58,7 +58,9 @@ class BayesOracle(ClosedFormEnergy):
     """E* of a distribution of problems; it sees x, y and t, as a network does.
 
     Addition, inversion and rank-1 completion whose observed entries connect all rows and columns are exact.
-    Other completions carry an error, see `standard_error` and `reference`. Arithmetic is float64 in any case.
+    Other completions of rank 1, and the official ones, of no exact rank, carry an error, see `standard_error`
+    and `reference`; those of rank 2 or more, or of an exact rank from noisy entries, are refused. Arithmetic
+    is float64 in any case.
 
     Args:
         spec: the distribution.

@@ -108,8 +108,8 @@ def circuits_tables(
           circuit; gain of the gate; at `levels` necessity and sufficiency by ablation (M1), the same of
           energy (M3), and gate_necessity.
         * edges at `levels`: between what the circuit keeps, `start`, `end`, `weight` and its size `strength`.
-        * circuits, one row per level, method and k: `faithfulness` in the search and held out, `chosen`, and
-          the tensor `units` (3, h).
+        * circuits, one row per level, method and k: mean faithfulness where it was `searched` for and
+          `held_out`, `chosen`, and the tensor `units` (3, h).
 
         An energy without units has the gain alone, null, and no nodes, edges and circuits.
 
