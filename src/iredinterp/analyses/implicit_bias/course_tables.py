@@ -75,7 +75,8 @@ def course_tables(
         Metrics, one scalar per row, with the keys of `CourseKeys.rows`: answer_mse (component "missing" for
         the entries that x does not show; also of the averaged weights, "ema"), baseline_mse and
         baseline_missing_mse, hessian_error, those of `weight_measures` (component: layer), mode_share
-        (component: directions, index: mode) and those of `exponent_tables`. And the mode times, see `time_tables`.
+        (component: directions, index: mode) and those of `exponent_tables`. And the mode times,
+        see `time_tables`.
 
     Raises:
         ConfigError: fewer than 3 snapshots, or no such level.
