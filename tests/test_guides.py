@@ -1,0 +1,44 @@
+"""What the README and the guides show as Python runs as it stands, and says what they say."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def blocks(path):
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / path).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def run(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    names = {}
+    for block in blocks(path):
+        exec(compile(block, path, "exec"), names)
+    return names
+
+
+def test_the_readme_shows_what_runs(monkeypatch):
+    names = run("README.md", monkeypatch)
+    assert names["eigenvalues"].shape == (100, 25)
+    assert (names["eigenvalues"].diff(dim=1) >= 0).all()
+
+
+def test_an_energy_that_is_not_ireds_goes_through_every_analysis_that_applies(monkeypatch):
+    names = run("docs/your-own-energy.md", monkeypatch)
+    tables = {name: names[name] for name in ("tangent", "score", "bias", "annealing", "best")}
+    tables |= {f"landscape {name}": table for name, table in names["landscape"].items() if name == "metrics"}
+    for name, table in tables.items():
+        frame = table.to_pandas()
+        assert frame["value"].notna().any(), name
+        assert frame.loc[frame["value"].isna(), "reason"].notna().all(), name
+    found = names["tangent"].to_pandas()
+    ratio = found[(found["metric"] == "curvature_ratio") & (found["component"] == "")]["value"]
+    assert ratio.notna().all()
+
+
+@pytest.mark.parametrize("path", ["README.md", "docs/your-own-energy.md"])
+def test_guides_have_code(path):
+    assert blocks(path)
