@@ -26,7 +26,10 @@ MAY_IMPORT = {
     "files": set(),
     "config": LEAVES,
     "cluster": LEAVES | {"cluster"},
-    "__main__": LEAVES | {"cluster"},
+    "__main__": {"cli"},
+    "cli": LEAVES
+    | {"analyses", "cards", "cli", "cluster", "energy", "evidence", "geometry", "ired", "provenance"}
+    | {"spectrum", "tables", "truth"},
     "pages": LEAVES,
     "plan": LEAVES,
     "provenance": LEAVES,
