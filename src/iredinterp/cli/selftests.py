@@ -69,6 +69,50 @@ def checkpoint() -> float:
     return max(_apart(read[name], value) for name, value in case.model.parameters.items())
 
 
+def minima() -> float:
+    """The minimum of a planted landscape at its sharpest level, from a random start."""
+    from iredinterp.energy import MLPEnergy
+    from iredinterp.points import minimum
+
+    case, x, y = _planted()
+    return _apart(minimum(MLPEnergy(case.model), x, y, 0).y, case.truth.minimum(x, 0))
+
+
+def tangent_kernel() -> float:
+    """Θ_E of two points by layer factors against parameter gradients by autograd, relatively."""
+    from iredinterp.analyses.ntk.factors import Points
+    from iredinterp.analyses.ntk.kernels import energy_kernel
+    from iredinterp.ired.model import EnergyMLP
+
+    generator = torch.Generator().manual_seed(0)
+    model = EnergyMLP.random(DIM_X, DIM_Y, 16, generator).to(torch.float64)
+    x, y = (torch.randn(2, size, generator=generator, dtype=torch.float64) for size in (DIM_X, DIM_Y))
+    found = energy_kernel(model, Points(x, y, 3))
+    rows = []
+    for one in range(2):
+        leaves = {name: value.clone().requires_grad_() for name, value in model.parameters.items()}
+        value = EnergyMLP(leaves, model.schedule).energy(x[one : one + 1], y[one : one + 1], 3)
+        rows.append(torch.cat([part.flatten() for part in torch.autograd.grad(value, list(leaves.values()))]))
+    gradients = torch.stack(rows)
+    expected = gradients @ gradients.mT
+    return _apart(found / expected, torch.ones_like(expected))
+
+
+def circuits() -> float:
+    """The gradient of a planted network with nothing but its circuit left."""
+    from iredinterp.analyses.circuits.ablation import ablated, fills
+    from iredinterp.analyses.circuits.curves import unit_masks
+    from iredinterp.truth.planted import EVERY_DECOY, planted
+
+    case = planted(DIM_X, DIM_Y, seed=0, decoys=EVERY_DECOY)
+    _, x, y = _planted()
+    t = torch.full((COUNT,), 4)
+    circuit = torch.stack([case.truth.circuit(layer, 4) for layer in (1, 2, 3)])
+    fill = fills(case.model, x, y, t, "zero")
+    found = ablated(case.model, x, y, t, unit_masks(case.model, circuit), fill)[1]
+    return _apart(found.reshape(COUNT, DIM_Y), case.truth.gradient_formula(x, y, t))
+
+
 def oracle() -> float:
     """σ_tλ = 1 in every direction for the Bayes-optimal energy of inversion."""
     from iredinterp.ired.tasks import ProblemSpec, make_problems
@@ -157,6 +201,9 @@ SELFTESTS = {
     "problems": (problems, 1e-9, "x y* off by"),
     "input Hessian": (spectrum, 1e-10, "planted eigenvalues off by"),
     "sampler": (sampler, 1e-10, "planted answers off by"),
+    "minima": (minima, 1e-7, "planted minima off by"),
+    "tangent kernels": (tangent_kernel, 1e-10, "ratio to autograd off by"),
+    "circuits": (circuits, 1e-10, "planted circuit off by"),
     "checkpoint": (checkpoint, 0.0, "weights off by"),
     "Bayes oracle": (oracle, 1e-10, "σ_tλ off by"),
     "Grassmann distance": (grassmann, 1e-12, "arcs off by"),
