@@ -439,6 +439,8 @@ FAULTS = {
     "input Hessian": ("iredinterp.spectrum", "spectra", "eigenvalues"),
     "Bayes oracle": ("iredinterp.spectrum", "spectra", "eigenvalues"),
     "sampler": ("iredinterp.ired.sampler", "sample", "answers"),
+    "minima": ("iredinterp.points", "minimum", "y"),
+    "tangent kernels": ("iredinterp.analyses.ntk.kernels", "energy_kernel", ""),
     "schedule": ("iredinterp.ired.schedule", "cosine_schedule", "alphas_cumprod"),
     "problems": ("iredinterp.ired.tasks", "make_problems", "x"),
     "tangent space": ("iredinterp.geometry.fixed_rank", "tangent_normal", "ratio"),
