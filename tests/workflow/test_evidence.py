@@ -47,6 +47,7 @@ def verdicts(project):
 def test_two_seeds_are_told_that_they_cannot_decide_whatever_the_effect(judged):
     rows = verdicts(judged).query("family == @FAMILY")
     assert sorted(rows.index) == [
+        "circuits",
         "coarse_to_fine",
         "manifold_curvature",
         "monosemantic_gradients",
