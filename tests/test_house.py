@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "cli": LEAVES
     | {"analyses", "cards", "cli", "cluster", "energy", "evidence", "geometry", "ired", "provenance"}
-    | {"spectrum", "tables", "truth"},
+    | {"points", "spectrum", "tables", "truth"},
     "pages": LEAVES,
     "plan": LEAVES,
     "provenance": LEAVES,
