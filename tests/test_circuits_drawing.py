@@ -1,5 +1,6 @@
 """The figures of circuits show the numbers of their tables."""
 
+import matplotlib.pyplot as plt
 import networkx as nx
 import numpy as np
 import pandas as pd
@@ -18,6 +19,12 @@ from iredinterp.analyses.circuits.graph_drawing import figure_circuit
 from iredinterp.errors import TableError
 from iredinterp.figures import save_figure
 from iredinterp.truth.planted import EVERY_DECOY, planted
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
 
 
 @pytest.fixture

@@ -195,7 +195,7 @@ def test_a_condition_without_its_checkpoint_says_why_in_the_verdict(project):
     project.snakemake("verdicts")
     contrasts = read_table(project.folder / "results/contrasts.parquet").to_pandas()
     rows = contrasts.query("condition == 'permuted_targets'")
-    asked = ["monosemantic_gradients", "relative_coarse_to_fine", "spectrum_progression"]
+    asked = ["circuits", "monosemantic_gradients", "relative_coarse_to_fine", "spectrum_progression"]
     assert sorted(rows["hypothesis"]) == asked
     assert rows["reason"].str.contains("models.inverse-n5.permuted is not set", regex=False).all()
     reason = verdicts(project).query("family == @FAMILY").loc["spectrum_progression", "reason"]
