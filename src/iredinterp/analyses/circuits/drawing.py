@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from iredinterp.analyses.circuits.frames import RANDOM
 from iredinterp.analyses.circuits.graph_drawing import figure_circuit
 from iredinterp.errors import TableError
 from iredinterp.figures import PALETTE, level_color, panel_grid, style
 from iredinterp.panels import CONDITION_COLORS, NOISY_TO_SHARP, REFERENCE, framed, reference_handle
 
-RANDOM = "random"
 THIN = [
     {"color": PALETTE[name], "linestyle": line_style, "linewidth": 0.8, "zorder": 2}
     for line_style in ("-", "-.", ":")

@@ -64,7 +64,7 @@ class Ranking(NamedTuple):
     """Circuits cut from a ranking of the units.
 
     Attributes:
-        scores: (3, h), larger is more needed.
+        scores: (3, h), larger is more needed; like the members on the CPU, wherever the network is.
         members: bool, (K, 3, h), the best units at each of K sizes.
         searched: (K,), mean faithfulness on the points of the search.
         found: (K, B), faithfulness on the other points.
@@ -133,7 +133,7 @@ class Level:
         """
         if method not in METHODS:
             raise ConfigError(f"circuits: method {method!r} is unknown; use one of {', '.join(METHODS)}")
-        scores = METHODS[method](self.model, *self.search[:3], self.ablation, self.generator("search"))
+        scores = METHODS[method](self.model, *self.search[:3], self.ablation, self.generator("search")).cpu()
         members = best_units(scores, self.sizes)
         searched = self._faithfulness(members, 0).mean(-1)
         smallest = smallest_faithful(self.sizes, searched.cpu(), self.threshold)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from torch import Tensor
 from iredinterp.analyses.circuits.ablation import ABLATIONS, fills
 from iredinterp.analyses.circuits.curves import cmd, cpr, faithfulness_gain
 from iredinterp.analyses.circuits.exact import (
+    GATES,
     Scores,
     input_necessity,
     input_sufficiency,
@@ -20,6 +22,7 @@ from iredinterp.analyses.circuits.exact import (
     sufficiency,
 )
 from iredinterp.analyses.circuits.export import circuit_graph
+from iredinterp.analyses.circuits.frames import RANDOM
 from iredinterp.analyses.circuits.level import Level, Ranking, Sample
 from iredinterp.analyses.circuits.nodes import input_groups, observed_groups
 from iredinterp.analyses.circuits.overlap import overlap
@@ -39,8 +42,6 @@ NO_PAIRS = "the sources change no gradient"
 TIES = "the circuit's errors are the network's"
 EMPTY = "both circuits are empty"
 NO_GATE = "layer 1 has no gates"
-GATES = ("gate2", "gate3")
-RANDOM = "random"
 
 
 class Circuits(NamedTuple):
@@ -135,7 +136,7 @@ def circuits_tables(
             f"circuits.levels: there are no points at level {missing[0]}; points have {sorted(known)}"
         )
 
-    study = _Study(energy, spec, problems, keys, seed, method, ablation, draws, permutations, restarts)
+    study = _Study(energy.model, spec, problems, keys, method, draws, permutations, restarts)
     for t in sorted(known, reverse=True):
         at = [half.filter(pc.equal(half["t"], t)) for half in (searched, held_out)]
         samples = [_sample(energy, half, problems) for half in at]
@@ -150,19 +151,23 @@ def circuits_tables(
     return study.tables()
 
 
+@dataclass
 class _Study:
-    """Tables in the making."""
+    """Tables in the making; arguments as in `circuits_tables`."""
 
-    def __init__(self, energy, spec, problems, keys, seed, method, ablation, draws, permutations, restarts):
-        self.energy, self.spec, self.problems, self.keys, self.seed = energy, spec, problems, keys, seed
-        self.method, self.ablation, self.draws = method, ablation, draws
-        self.permutations, self.restarts = permutations, restarts
-        self.chosen: dict[int, Ranking] = {}
-        self.metrics, self.nodes, self.edges, self.circuits = [], [], [], []
-
-    @property
-    def model(self) -> EnergyMLP:
-        return self.energy.model
+    model: EnergyMLP
+    spec: ProblemSpec
+    problems: pa.Table
+    keys: Mapping[str, object]
+    method: str
+    draws: int
+    permutations: int
+    restarts: int
+    chosen: dict[int, Ranking] = field(default_factory=dict)
+    metrics: list[pa.Table] = field(default_factory=list)
+    nodes: list[pa.Table] = field(default_factory=list)
+    edges: list[dict] = field(default_factory=list)
+    circuits: list[pa.Table] = field(default_factory=list)
 
     def row(self, t: int, metrics: Sequence[Metric], t2: int | None = None, k: int | None = None) -> None:
         """Numbers of a whole level."""
@@ -262,7 +267,7 @@ class _Study:
     def add_overlaps(self) -> None:
         """What circuits of two levels share."""
         levels = list(self.chosen)
-        found = overlap(torch.stack([self.chosen[t].circuit.cpu() for t in levels]))
+        found = overlap(torch.stack([self.chosen[t].circuit for t in levels]))
         for i, t in enumerate(levels):
             for j in range(i + 1, len(levels)):
                 values = zip(("", "_expected", "_low", "_high", "_p"), found, strict=True)
@@ -315,7 +320,7 @@ class _Study:
             "chosen": pa.array([index == ranking.chosen for index in range(count)]),
             "searched": pa.array(ranking.searched.cpu().numpy()),
             "held_out": pa.array(ranking.found.mean(-1).cpu().numpy()),
-            "units": tensor_array(ranking.members.cpu().to(torch.uint8)),
+            "units": tensor_array(ranking.members.to(torch.uint8)),
         }
         return pa.table(columns)
 
