@@ -16,9 +16,12 @@ from iredinterp.points import (
     gradients_table,
     minimum,
     model_keys,
+    normal_draws,
     perturbed,
+    point_noise,
     point_tensors,
     points_table,
+    problem_rows,
     problems_table,
     q_sample,
 )
@@ -229,3 +232,15 @@ def test_keys_name_the_family_and_the_seed_of_the_configuration(network):
     assert keys["condition"] == "oracle"
     alone = model_keys("m", network, spec)
     assert (alone["family"], alone["seed"], alone["condition"]) == ("m", None, "trained")
+
+
+def test_the_noise_of_q_samples_is_what_was_drawn_for_their_problems_in_any_order(network, seed):
+    problems = problems_table(make_problems("inverse", 5, 6, seed=seed))
+    points = points_table(network, problems, KEYS, ["q_sample"], seed)
+    order = pa.array(np.random.default_rng(seed).permutation(points.num_rows))
+    points, problems = points.take(order), problems.take(pa.array([4, 0, 5, 2, 1, 3]))
+    drawn = normal_draws(seed, "q_sample", range(6), 1, 25)[:, 0]
+    expected = drawn[points["problem_id"].to_pylist()]
+    torch.testing.assert_close(point_noise(network, points, problems), expected, rtol=1e-9, atol=1e-9)
+    rows = problem_rows(points, problems).tolist()
+    assert [problems["problem_id"][row].as_py() for row in rows] == points["problem_id"].to_pylist()

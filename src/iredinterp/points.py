@@ -266,19 +266,35 @@ def point_tensors(energy: Energy, points: pa.Table, problems: pa.Table) -> tuple
     Raises:
         ConfigError: a point names a problem that the problems table lacks.
     """
+    x = tensor_column(problems, "x").flatten(1)[problem_rows(points, problems)]
+    y = tensor_column(points, "y").flatten(1)
+    t = torch.from_numpy(points["t"].to_numpy().astype(np.int64))
+    return x.to(energy.device, energy.dtype), y.to(energy.device, energy.dtype), t.to(energy.device)
+
+
+def point_noise(energy: Energy, points: pa.Table, problems: pa.Table) -> Tensor:
+    """The noise ε = (y − √ᾱ_t y*)/σ_t of q_samples, (B, d). Arguments and errors as for `point_tensors`."""
+    _, y, t = point_tensors(energy, points, problems)
+    y_star = tensor_column(problems, "y_star").flatten(1)[problem_rows(points, problems)].to(y)
+    schedule = energy.schedule
+    return (y - schedule.sqrt_alphas_cumprod[t, None] * y_star) / schedule.sigma[t, None]
+
+
+def problem_rows(points: pa.Table, problems: pa.Table) -> Tensor:
+    """The row of each point's problem, (B,).
+
+    Raises:
+        ConfigError: a point names a problem that the problems table lacks.
+    """
     ids = problems["problem_id"].to_numpy()
     wanted = points["problem_id"].to_numpy()
     order = np.argsort(ids)
-    rows = np.searchsorted(ids, wanted, sorter=order).clip(max=len(ids) - 1)
-    rows = order[rows]
+    rows = order[np.searchsorted(ids, wanted, sorter=order).clip(max=len(ids) - 1)]
     if not np.array_equal(ids[rows], wanted):
         raise ConfigError(
             "points: a problem_id of the points is not in the problems table; rebuild the points"
         )
-    x = tensor_column(problems, "x").flatten(1)[torch.from_numpy(rows)]
-    y = tensor_column(points, "y").flatten(1)
-    t = torch.from_numpy(points["t"].to_numpy().astype(np.int64))
-    return x.to(energy.device, energy.dtype), y.to(energy.device, energy.dtype), t.to(energy.device)
+    return torch.from_numpy(rows)
 
 
 def point_keys(

@@ -178,7 +178,7 @@ class EnergyMLP:
             y: (…, B, d), candidate answer at the scale of level t.
             t: level, one integer or an integer tensor (…, B) with values in 0 … K−1.
         """
-        gain2, bias2, gain3, bias3 = (self._at_level(table, t) for table in self.modulations)
+        gain2, bias2, gain3, bias3 = (self.at_level(table, t) for table in self.modulations)
         z1 = self.layer("fc1", torch.cat([x, y], dim=-1))
         h1 = F.silu(z1)
         z2 = self.layer("fc2", h1) * gain2 + bias2
@@ -205,7 +205,8 @@ class EnergyMLP:
         gradient = (self.cotangents(a).h1 * swish_slope(a.z1)) @ input_rows
         return a.output.square().sum(-1), gradient
 
-    def _at_level(self, table: Tensor, t: Tensor | int) -> Tensor:
+    def at_level(self, table: Tensor, t: Tensor | int) -> Tensor:
+        """Rows of a table of levels, (…, K, h) → (…, B, h), or (…, 1, h) for one integer."""
         if isinstance(t, int):
             return table[..., t : t + 1, :]
         # A product with the indicator of the level: unlike indexing it serves stacks, and vmap allows it.

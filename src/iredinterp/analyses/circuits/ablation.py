@@ -105,13 +105,13 @@ def ablated(
         (…, B) and (…, B, d), differentiable in the masks.
     """
     parameters = model.parameters
-    gain2, bias2, gain3, bias3 = (model._at_level(table, t) for table in model.modulations)
-    gain2, bias2 = _mix(kept.gate2, gain2, fill.gate2[:, 0]), _mix(kept.gate2, bias2, fill.gate2[:, 1])
-    gain3, bias3 = _mix(kept.gate3, gain3, fill.gate3[:, 0]), _mix(kept.gate3, bias3, fill.gate3[:, 1])
-    z1 = model.layer("fc1", _mix(kept.inputs, torch.cat([x, y], -1), fill.inputs))
-    z2 = model.layer("fc2", _mix(kept.h1, F.silu(z1), fill.h1)) * gain2 + bias2
-    z3 = model.layer("fc3", _mix(kept.h2, F.silu(z2), fill.h2)) * gain3 + bias3
-    output = model.layer("fc4", _mix(kept.h3, F.silu(z3), fill.h3))
+    gain2, bias2, gain3, bias3 = (model.at_level(table, t) for table in model.modulations)
+    gain2, bias2 = mixed(kept.gate2, gain2, fill.gate2[:, 0]), mixed(kept.gate2, bias2, fill.gate2[:, 1])
+    gain3, bias3 = mixed(kept.gate3, gain3, fill.gate3[:, 0]), mixed(kept.gate3, bias3, fill.gate3[:, 1])
+    z1 = model.layer("fc1", mixed(kept.inputs, torch.cat([x, y], -1), fill.inputs))
+    z2 = model.layer("fc2", mixed(kept.h1, F.silu(z1), fill.h1)) * gain2 + bias2
+    z3 = model.layer("fc3", mixed(kept.h2, F.silu(z2), fill.h2)) * gain3 + bias3
+    output = model.layer("fc4", mixed(kept.h3, F.silu(z3), fill.h3))
     r3 = kept.h3 * ((2 * output) @ parameters["fc4.weight"])
     r2 = kept.h2 * ((r3 * swish_slope(z3) * gain3) @ parameters["fc3.weight"])
     r1 = kept.h1 * ((r2 * swish_slope(z2) * gain2) @ parameters["fc2.weight"])
@@ -134,7 +134,8 @@ def faithfulness(found: Tensor, gradient: Tensor) -> Tensor:
     return 1 - (found - gradient).square().sum(-1) / torch.where(scale > 0, scale, torch.nan)
 
 
-def _mix(kept: Tensor, value: Tensor, fill: Tensor) -> Tensor:
+def mixed(kept: Tensor, value: Tensor, fill: Tensor) -> Tensor:
+    """The value where a part is kept and its fill where it is ablated; shapes as in `Parts`."""
     return kept * value + (1 - kept) * fill
 
 

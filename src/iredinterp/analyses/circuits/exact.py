@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iredinterp.analyses.circuits.ablation import Parts, _mix, ablated, whole
+from iredinterp.analyses.circuits.ablation import Parts, ablated, mixed, whole
 from iredinterp.errors import ConfigError
 from iredinterp.ired.model import EnergyMLP, swish_slope
 
@@ -251,10 +251,10 @@ def _effects(
 
 
 def _state(model: EnergyMLP, x: Tensor, y: Tensor, t: Tensor, kept: Parts, fill: Parts) -> _State:
-    gain2, bias2, gain3, bias3 = (model._at_level(table, t) for table in model.modulations)
-    gain = (None, 1.0, _mix(kept.gate2, gain2, fill.gate2[:, 0]), _mix(kept.gate3, gain3, fill.gate3[:, 0]))
-    bias = (None, 0.0, _mix(kept.gate2, bias2, fill.gate2[:, 1]), _mix(kept.gate3, bias3, fill.gate3[:, 1]))
-    inputs = _mix(kept.inputs, torch.cat([x, y], -1), fill.inputs)
+    gain2, bias2, gain3, bias3 = (model.at_level(table, t) for table in model.modulations)
+    gain = (None, 1.0, mixed(kept.gate2, gain2, fill.gate2[:, 0]), mixed(kept.gate3, gain3, fill.gate3[:, 0]))
+    bias = (None, 0.0, mixed(kept.gate2, bias2, fill.gate2[:, 1]), mixed(kept.gate3, bias3, fill.gate3[:, 1]))
+    inputs = mixed(kept.inputs, torch.cat([x, y], -1), fill.inputs)
     pre, z, value, slope = ([None] for _ in range(4))
     for layer in (1, 2, 3):
         alive = getattr(kept, f"h{layer}")
@@ -262,7 +262,7 @@ def _state(model: EnergyMLP, x: Tensor, y: Tensor, t: Tensor, kept: Parts, fill:
         z.append(pre[layer] * gain[layer] + bias[layer])
         value.append(F.silu(z[layer]))
         slope.append(alive * gain[layer] * swish_slope(z[layer]))
-        inputs = _mix(alive, value[layer], getattr(fill, f"h{layer}"))
+        inputs = mixed(alive, value[layer], getattr(fill, f"h{layer}"))
     output = model.layer("fc4", inputs)
     cotangent, read = [None] * 4, [None] * 4 + [2 * output]
     for layer in (3, 2, 1):
@@ -282,9 +282,9 @@ def _toggle(
         slope = state.gain[layer] * swish_slope(state.z[layer])
         return turned * (state.value[layer] - getattr(fill, part)), turned * slope
     other = 1 - getattr(kept, part)
-    gain, bias = (model._at_level(table, t) for table in model.modulations[2 * layer - 4 : 2 * layer - 2])
-    gain = _mix(other, gain, getattr(fill, part)[:, 0])
-    z = state.pre[layer] * gain + _mix(other, bias, getattr(fill, part)[:, 1])
+    gain, bias = (model.at_level(table, t) for table in model.modulations[2 * layer - 4 : 2 * layer - 2])
+    gain = mixed(other, gain, getattr(fill, part)[:, 0])
+    z = state.pre[layer] * gain + mixed(other, bias, getattr(fill, part)[:, 1])
     return alive * (F.silu(z) - state.value[layer]), alive * gain * swish_slope(z) - state.slope[layer]
 
 

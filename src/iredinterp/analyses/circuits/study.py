@@ -30,7 +30,7 @@ from iredinterp.energy import Energy, MLPEnergy
 from iredinterp.errors import ConfigError, TableError
 from iredinterp.ired.model import EnergyMLP
 from iredinterp.ired.tasks import ProblemSpec
-from iredinterp.points import MODEL_KEYS, point_keys, point_tensors
+from iredinterp.points import MODEL_KEYS, point_keys, point_noise, point_tensors, problem_rows
 from iredinterp.tables import Metric, tensor_array, tensor_column, tidy
 
 POINT_KIND = "q_sample"
@@ -221,8 +221,8 @@ class _Study:
         masks = torch.stack(list(groups.values())).to(sample[1].device)
         self._add_inputs(level, list(groups), masks)
         if "mask" in self.problems.column_names:
-            shown = tensor_column(self.problems, "mask")
-            observed = observed_groups(_of_points(points, shown, self.problems))
+            shown = tensor_column(self.problems, "mask")[problem_rows(points, self.problems)]
+            observed = observed_groups(shown)
             self._add_inputs(level, list(observed), torch.stack(list(observed.values())).to(masks.device))
         ranking = self.chosen[level.t]
         graph = circuit_graph(self.model, ranking.circuit, level.t, ranking.scores, groups)
@@ -335,17 +335,7 @@ def _halves(points: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 
 def _sample(energy: MLPEnergy, points: pa.Table, problems: pa.Table) -> Sample:
-    x, y, t = point_tensors(energy, points, problems)
-    answers = _of_points(points, tensor_column(problems, "y_star").flatten(1), problems).to(y)
-    schedule = energy.schedule
-    scale, sigma = (table[t].unsqueeze(-1) for table in (schedule.sqrt_alphas_cumprod, schedule.sigma))
-    return Sample(x, y, t, (y - scale * answers) / sigma)
-
-
-def _of_points(points: pa.Table, values: Tensor, problems: pa.Table) -> Tensor:
-    """Rows of a problem's values for every point."""
-    rows = pc.index_in(points["problem_id"], problems["problem_id"].combine_chunks())
-    return values[torch.tensor(rows.to_pylist())]
+    return Sample(*point_tensors(energy, points, problems), point_noise(energy, points, problems))
 
 
 def _with_columns(keys: pa.Table, t2: int | None = None, k: int | None = None) -> pa.Table:

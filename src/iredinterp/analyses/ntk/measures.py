@@ -17,7 +17,7 @@ from iredinterp.analyses.ntk.coupling import level_coupling
 from iredinterp.analyses.ntk.factors import LAYERS, Points
 from iredinterp.energy import Energy, MLPEnergy
 from iredinterp.errors import ConfigError, TableError
-from iredinterp.points import MODEL_KEYS, point_keys, point_tensors
+from iredinterp.points import MODEL_KEYS, point_keys, point_noise, point_tensors, problem_rows
 from iredinterp.tables import Metric, tensor_column, tidy
 
 TARGETS = ("residual", "noise", "answer")
@@ -166,12 +166,8 @@ def _targets(
     energy: MLPEnergy, here: Points, points: pa.Table, problems: pa.Table, sizes: tuple[int, int]
 ) -> dict[str, Tensor]:
     """Gram matrices over problems of what could be learnt, at each level, (L, P, P)."""
-    rows = pc.index_in(points["problem_id"], problems["problem_id"].combine_chunks())
-    rows = torch.tensor(rows.to_numpy(), dtype=torch.int64)
-    answers = tensor_column(problems, "y_star").flatten(1)[rows].to(here.y)
-    schedule = energy.schedule
-    scale, sigma = schedule.sqrt_alphas_cumprod[here.t, None], schedule.sigma[here.t, None]
-    noise = (here.y - scale * answers) / sigma
+    answers = tensor_column(problems, "y_star").flatten(1)[problem_rows(points, problems)].to(here.y)
+    noise = point_noise(energy, points, problems)
     values = (noise - energy.gradient(*here), noise, answers)
     split = (value.unflatten(0, sizes) for value in values)
     return {name: value @ value.mT for name, value in zip(TARGETS, split, strict=True)}
