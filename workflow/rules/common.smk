@@ -71,22 +71,40 @@ TABLES = {
     "ntk": ("metrics",),
 }
 JUDGED = sorted({*TABLES} & {hypothesis.analysis for hypothesis in HYPOTHESES})
-STUDY_METRICS = {
+# By study, what is judged of it; of the sweep of autoencoders, the registered one is the first.
+JUDGED_METRICS = {
     analysis: [
-        f"<results>/{analysis}/{study}/blocks/{block}/metrics.parquet"
-        for study in STUDIES
+        f"<results>/{analysis}/{{study}}/blocks/{block}/metrics.parquet"
         for block in BLOCKS
     ]
     for analysis in JUDGED
+} | {
+    "sae": [
+        f"<results>/sae/{{study}}/gradient/width-{config['sae']['widths'][0]}/metrics.parquet"
+    ],
+    "circuits": ["<results>/circuits/{study}/metrics.parquet"],
 }
-# The registered one of each sweep is the first.
-STUDY_METRICS["sae"] = [
-    f"<results>/sae/{study}/gradient/width-{config['sae']['widths'][0]}/metrics.parquet"
-    for study in STUDIES
-]
-STUDY_METRICS["circuits"] = [
-    f"<results>/circuits/{study}/metrics.parquet" for study in STUDIES
-]
+STUDY_METRICS = {
+    analysis: [path.format(study=study) for study in STUDIES for path in paths]
+    for analysis, paths in JUDGED_METRICS.items()
+}
+# The default target measures these two under few conditions only.
+SHOWN = {
+    model: {
+        "hessian": ["trained", *CHECKPOINTS[model]["reference"]],
+        "sae": ["trained"],
+    }
+    for model in MODELS
+}
+PREVIEW_METRICS = {
+    analysis: [
+        path.format(study=f"{model}/{condition}")
+        for model in MODELS
+        for condition in SHOWN[model].get(analysis, CHECKPOINTS[model]["checkpoint"])
+        for path in paths
+    ]
+    for analysis, paths in JUDGED_METRICS.items()
+}
 PLANTED_METRICS = {
     analysis: f"<results>/{analysis}/planted-{{problems}}/trained/metrics.parquet"
     for analysis in JUDGED

@@ -35,6 +35,25 @@ rule verdicts:
         "../../scripts/verdicts.py"
 
 
+# The same of what the default target measures anyway: the selected seeds, without autoencoders of nulls.
+use rule verdicts as preview with:
+    input:
+        **PREVIEW_METRICS,
+        hypotheses=config["hypotheses"],
+        calibrations=collect(rules.calibration.output, problems=FAMILY_PROBLEMS),
+    output:
+        verdicts="<results>/preview/verdicts.parquet",
+        contrasts="<results>/preview/contrasts.parquet",
+        samples="<results>/preview/samples.parquet",
+        page="<results>/preview/verdicts.html",
+    log:
+        "<logs>/preview.log",
+    benchmark:
+        "<benchmarks>/preview.jsonl"
+    message:
+        "Judge the registered hypotheses on the selected seeds"
+
+
 # How far the methods can be trusted; newly drawn whenever it is made.
 rule scorecard:
     input:
