@@ -16,6 +16,7 @@ SMALL = {
     "select": [MODEL],
     "sampling": {"count": 4, "block": 4, "seed": 0},
     "points": {"kinds": ["q_sample", "minimum"], "draws": 1, "seed": 0},
+    "figures": {"pdf": True},
     "competence": {"count": 100, "seed": 1},
     "landscape": {
         "every": 2,

@@ -82,7 +82,7 @@ rule annealing_figures:
         collect(
             "<results>/annealing/{model}/figures/{figure}.{format}",
             figure=["card", "ledger", "modes", "arms", "calibration"],
-            format=["pdf", "png"],
+            format=FORMATS,
             allow_missing=True,
         ),
     log:

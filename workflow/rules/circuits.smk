@@ -81,7 +81,7 @@ rule circuits_figures:
         collect(
             "<results>/circuits/{model}/figures/{figure}.{format}",
             figure=["curves", "levels", "circuit", "interchange"],
-            format=["pdf", "png"],
+            format=FORMATS,
             allow_missing=True,
         ),
         graph="<results>/circuits/{model}/circuit.graphml",

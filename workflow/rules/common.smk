@@ -59,6 +59,8 @@ TRAINED_ON = {
     for recipe, settings in config["training"].items()
 }
 BLOCKS = range(ceil(config["sampling"]["count"] / config["sampling"]["block"]))
+# Beside SVG, which every figure has.
+FORMATS = ["pdf", "png"] if config["figures"]["pdf"] else ["png"]
 # Analyses that go block by block, each with the tables that its jobs write.
 TABLES = {
     "hessian": ("spectra", "metrics", "tracking"),

@@ -88,7 +88,7 @@ rule grassmann_figures:
         collect(
             "<results>/grassmann/{model}/figures/{figure}.{format}",
             figure=["arms", "effect", "correlation", "paths"],
-            format=["pdf", "png"],
+            format=FORMATS,
             allow_missing=True,
         ),
     log:

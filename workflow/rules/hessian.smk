@@ -79,7 +79,7 @@ rule hessian_figures:
         collect(
             "<results>/hessian/{model}/{condition}/figures/{figure}.{format}",
             figure=["spectra", "summary", "alignment", "tracking"],
-            format=["pdf", "png"],
+            format=FORMATS,
             allow_missing=True,
         ),
     log:

@@ -61,7 +61,7 @@ rule implicit_bias_figures:
         collect(
             "<results>/implicit_bias/{model}/figures/{figure}.{format}",
             figure=["spectrum", "solution"],
-            format=["pdf", "png"],
+            format=FORMATS,
             allow_missing=True,
         ),
     log:
@@ -136,7 +136,7 @@ rule implicit_bias_course_figures:
         collect(
             "<results>/implicit_bias/courses/{recipe}/figures/{figure}.{format}",
             figure=["modes", "training"],
-            format=["pdf", "png"],
+            format=FORMATS,
             allow_missing=True,
         ),
     log:

@@ -86,7 +86,7 @@ rule landscape_figures:
         collect(
             "<results>/landscape/{model}/figures/{figure}.{format}",
             figure=["slices", "minima", "barriers"],
-            format=["pdf", "png"],
+            format=FORMATS,
             allow_missing=True,
         ),
     log:
@@ -157,7 +157,7 @@ rule landscape_connectivity_figure:
         ),
         collect(
             "<results>/landscape/{model}/figures/connectivity.{format}",
-            format=["pdf", "png"],
+            format=FORMATS,
             allow_missing=True,
         ),
     log:

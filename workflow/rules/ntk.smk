@@ -67,7 +67,7 @@ rule ntk_figures:
         collect(
             "<results>/ntk/{model}/figures/{figure}.{format}",
             figure=["spectrum", "coupling", "alignment"],
-            format=["pdf", "png"],
+            format=FORMATS,
             allow_missing=True,
         ),
     log:
@@ -132,7 +132,7 @@ rule ntk_course_figures:
         ),
         collect(
             "<results>/ntk/courses/{recipe}/figures/course.{format}",
-            format=["pdf", "png"],
+            format=FORMATS,
             allow_missing=True,
         ),
     log:

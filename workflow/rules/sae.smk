@@ -152,7 +152,7 @@ rule sae_figures:
                 "fidelity",
                 "effects",
             ],
-            format=["pdf", "png"],
+            format=FORMATS,
             allow_missing=True,
         ),
     log:

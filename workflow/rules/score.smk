@@ -112,7 +112,7 @@ rule score_figures:
         collect(
             "<results>/score/{model}/figures/{figure}.{format}",
             figure=["overlap", "eigenmatrices", "shares"],
-            format=["pdf", "png"],
+            format=FORMATS,
             allow_missing=True,
         ),
     log:

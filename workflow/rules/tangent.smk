@@ -67,7 +67,7 @@ rule tangent_figures:
         collect(
             "<results>/tangent/{model}/figures/{figure}.{format}",
             figure=["ratios", "shares", "conditions"],
-            format=["pdf", "png"],
+            format=FORMATS,
             allow_missing=True,
         ),
     log:
