@@ -2,12 +2,14 @@
 
 import hashlib
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from iredinterp.errors import ConfigError
-from iredinterp.evidence.hypotheses import CONDITIONS, TASKS, VERDICTS, Gate, read_hypotheses
+from iredinterp.evidence.hypotheses import CONDITIONS, STATISTIC_NAMES, TASKS, VERDICTS, Gate, read_hypotheses
 from iredinterp.evidence.statistics import STATISTICS, smallest_p
 
 REGISTERED = Path(__file__).parents[1] / "config/hypotheses.yaml"
@@ -166,3 +168,13 @@ def test_an_empty_or_absent_file_is_refused(write, tmp_path):
         ConfigError, match=r"hypotheses: found None; change it to a mapping of at least one name"
     ):
         read_hypotheses(write(MINIMAL.split("  rising:")[0]))
+
+
+def test_every_statistic_that_may_be_registered_is_computed():
+    assert set(STATISTIC_NAMES) == set(STATISTICS)
+
+
+def test_reading_a_configuration_loads_neither_torch_nor_scipy():
+    loads = "import sys, iredinterp.config, iredinterp.provenance, iredinterp.evidence.hypotheses; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", loads], capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "scipy", "pandas", "numpy"} & set(modules.split())
