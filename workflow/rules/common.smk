@@ -91,18 +91,13 @@ STUDY_METRICS = {
     for analysis, paths in JUDGED_METRICS.items()
 }
 # The default target measures these two under few conditions only.
-SHOWN = {
-    model: {
-        "hessian": ["trained", *CHECKPOINTS[model]["reference"]],
-        "sae": ["trained"],
-    }
-    for model in MODELS
-}
+SHOWN = {"hessian": ("trained", "oracle"), "sae": ("trained",)}
 PREVIEW_METRICS = {
     analysis: [
         path.format(study=f"{model}/{condition}")
         for model in MODELS
-        for condition in SHOWN[model].get(analysis, CHECKPOINTS[model]["checkpoint"])
+        for condition in CHECKPOINTS[model]["checkpoint"]
+        if condition in SHOWN.get(analysis, CONDITIONS)
         for path in paths
     ]
     for analysis, paths in JUDGED_METRICS.items()
