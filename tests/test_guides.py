@@ -39,6 +39,26 @@ def test_an_energy_that_is_not_ireds_goes_through_every_analysis_that_applies(mo
     assert ratio.notna().all()
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/your-own-energy.md"])
+def test_other_readers_see_what_was_written(monkeypatch):
+    names = run("docs/interop.md", monkeypatch)
+    kappa = names["kappa"]
+    assert names["medians"] == [
+        ("condition_number", pytest.approx(float(kappa[~kappa.isnan()].quantile(0.5))))
+    ]
+    assert names["undefined"] == [(5, "left out, as an example")]
+    assert names["checkpoint"] == names["provenance"]["checkpoint"] == names["energy"].checkpoint.sha256
+    assert names["defined"].height == len(names["frame"]) - 1 == 7
+    y_star = names["problems"].y_star.unflatten(1, (5, 5)).numpy()
+    assert (names["matrices"] == y_star).all()
+    assert (names["answers"] == y_star).all()
+    assert all(
+        value.equal(names["autoencoder"].parameters[name])
+        for name, value in names["read_back"].parameters.items()
+    )
+    assert names["graph"].number_of_nodes() == int(names["circuit"].sum()) + 3
+    assert names["strongest"][2] > 0
+
+
+@pytest.mark.parametrize("path", ["README.md", "docs/your-own-energy.md", "docs/interop.md"])
 def test_guides_have_code(path):
     assert blocks(path)

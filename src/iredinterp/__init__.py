@@ -23,6 +23,8 @@ _PUBLIC = {
     "competence": "iredinterp.ired.competence",
     "q_sample": "iredinterp.points",
     "minimum": "iredinterp.points",
+    "problems_table": "iredinterp.points",
+    "points_table": "iredinterp.points",
     "principal_angles": "iredinterp.linalg",
     "grassmann_distance": "iredinterp.geometry.subspace",
     "GrassmannPoints": "iredinterp.geometry.subspace",
@@ -47,6 +49,7 @@ _PUBLIC = {
     "planted_energy": "iredinterp.truth.planted",
     "setting": "iredinterp.conditions",
     "verdict": "iredinterp.evidence.verdicts",
+    "read_provenance": "iredinterp.tables",
     "read_table": "iredinterp.tables",
     "write_table": "iredinterp.tables",
 }

@@ -40,8 +40,10 @@ class Energy(ABC):
 
     Attributes:
         schedule: the levels t = 0 … K−1.
-        dim_x, dim_y: d_x and d.
-        dtype, device: what x and y must be given in.
+        dim_x: d_x.
+        dim_y: d.
+        dtype: precision that x and y must be given in.
+        device: where they must be.
     """
 
     schedule: Schedule
@@ -371,6 +373,9 @@ def load_energy(
         dtype: float64 unless speed matters more than the last digits.
         device: where to evaluate; "auto" as in `resolve_device`.
 
+    Returns:
+        The energy; its `checkpoint` says what the file is.
+
     Raises:
         CheckpointError: the file cannot be used; names file, key, expected and found.
     """
@@ -436,7 +441,15 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def checked_levels(y: Tensor, t: Tensor | int, schedule: Schedule) -> Tensor:
-    """One level per point, (B,), where t is one integer or an integer tensor () or (B,).
+    """One level per point.
+
+    Args:
+        y: (B, d).
+        t: one integer, or an integer tensor () or (B,).
+        schedule: the levels there are.
+
+    Returns:
+        (B,), on the device of y.
 
     Raises:
         ValueError: t has another shape, is not an integer, or lies outside 0 … K−1.

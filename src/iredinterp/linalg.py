@@ -214,12 +214,26 @@ def finite_rows(matrices: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def relative_rounding(matrices: Tensor) -> float:
-    """Relative size below which a difference between matrices says nothing, 10·ε·max(n, m)."""
+    """Relative size below which a difference between matrices says nothing, 10·ε·max(n, m).
+
+    Args:
+        matrices: (..., n, m), of the precision meant.
+
+    Returns:
+        A number.
+    """
     return 10 * torch.finfo(matrices.dtype).eps * max(matrices.shape[-2:])
 
 
 def unit_matrices(matrices: Tensor) -> Tensor:
-    """Matrices over their Frobenius norm, (B, n, m), in float64; NaN where zero or not finite."""
+    """Matrices over their Frobenius norm.
+
+    Args:
+        matrices: (B, n, m).
+
+    Returns:
+        (B, n, m) in float64; NaN where a matrix is zero or not finite.
+    """
     # Dividing by the largest entry first keeps squares inside the number range.
     scaled = matrices.double() / matrices.double().abs().amax((-2, -1), keepdim=True)
     return scaled / scaled.norm(dim=(-2, -1), keepdim=True)
@@ -275,6 +289,9 @@ def lanczos(
         steps: m, 1 … d.
         generator: draws the random directions.
 
+    Returns:
+        T and the basis Q of the Krylov spaces: H is seen from m dimensions.
+
     Raises:
         ValueError: steps outside 1 … d.
 
@@ -307,7 +324,15 @@ def lanczos(
 
 
 def random_vectors(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal tensor of the shape, precision and device of another, the same on every device."""
+    """Standard normal tensor of the shape, precision and device of another, the same on every device.
+
+    Args:
+        like: (..., d), of any shape.
+        generator: source of randomness; numbers are drawn on its device.
+
+    Returns:
+        (..., d), of the shape of `like`.
+    """
     drawn = torch.randn(like.shape, generator=generator, device=generator.device, dtype=like.dtype)
     return drawn.to(like.device)
 

@@ -55,6 +55,9 @@ def q_sample(y_star: Tensor, t: Tensor | int, noise: Tensor, schedule: Schedule)
 
     Returns:
         (B, d), at the scale of level t.
+
+    Source:
+        Ho, Jain & Abbeel 2020, eq. 4; `q_sample` of the official release (commit 3d74b85).
     """
     scale, sigma = schedule.sqrt_alphas_cumprod[t], schedule.sigma[t]
     if scale.ndim:
@@ -63,7 +66,16 @@ def q_sample(y_star: Tensor, t: Tensor | int, noise: Tensor, schedule: Schedule)
 
 
 def perturbed(y: Tensor, radius: float, generator: torch.Generator) -> Tensor:
-    """Points y displaced by exactly `radius` (Euclidean) in a uniformly random direction; y is (B, d)."""
+    """Points displaced by an exact distance in a uniformly random direction.
+
+    Args:
+        y: (B, d).
+        radius: Euclidean length of the displacement.
+        generator: source of randomness.
+
+    Returns:
+        (B, d).
+    """
     direction = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.device, y.dtype)
     return y + radius * direction / direction.norm(dim=-1, keepdim=True)
 
@@ -99,6 +111,9 @@ def minimum(
         t: level, an integer or (B,).
         tolerance: on ‖∇_yE‖₂.
         max_steps: Newton steps at most.
+
+    Returns:
+        Where each search ended, and whether it is a minimum.
 
     Source:
         Saddle-free Newton, Dauphin et al. 2014, with backtracking.
@@ -160,7 +175,15 @@ def model_keys(
 
 
 def problems_table(problems: Problems) -> pa.Table:
-    """Problems as one row each: `problem_id`, tensors `x`, `y_star` (n×m) and what the generator recorded."""
+    """Problems as one row each.
+
+    Args:
+        problems: of one distribution.
+
+    Returns:
+        `problem_id`, the tensors `x` and `y_star` (n×m; the x of addition 2×n×m) and what the generator
+        recorded.
+    """
     rows, columns = problems.spec.shape
     x_shape = (2, rows, columns) if problems.spec.task == "addition" else (rows, columns)
     table = {
@@ -261,7 +284,15 @@ def gradients_table(energy: Energy, points: pa.Table, problems: pa.Table) -> pa.
 
 
 def point_tensors(energy: Energy, points: pa.Table, problems: pa.Table) -> tuple[Tensor, Tensor, Tensor]:
-    """What a points table says of x (B, d_x), y (B, d) and t (B,), as the energy wants them.
+    """What a points table says, as the energy wants it.
+
+    Args:
+        energy: gives precision and device.
+        points: rows of a points table.
+        problems: all problems they belong to.
+
+    Returns:
+        x (B, d_x), y (B, d) and t (B,).
 
     Raises:
         ConfigError: a point names a problem that the problems table lacks.
@@ -273,7 +304,19 @@ def point_tensors(energy: Energy, points: pa.Table, problems: pa.Table) -> tuple
 
 
 def point_noise(energy: Energy, points: pa.Table, problems: pa.Table) -> Tensor:
-    """The noise ε = (y − √ᾱ_t y*)/σ_t of q_samples, (B, d). Arguments and errors as for `point_tensors`."""
+    """The noise ε = (y − √ᾱ_t y*)/σ_t of q_samples.
+
+    Args:
+        energy: gives the schedule, precision and device.
+        points: rows of a points table.
+        problems: all problems they belong to.
+
+    Returns:
+        (B, d).
+
+    Raises:
+        ConfigError: a point names a problem that the problems table lacks.
+    """
     _, y, t = point_tensors(energy, points, problems)
     y_star = tensor_column(problems, "y_star").flatten(1)[problem_rows(points, problems)].to(y)
     schedule = energy.schedule
@@ -281,7 +324,14 @@ def point_noise(energy: Energy, points: pa.Table, problems: pa.Table) -> Tensor:
 
 
 def problem_rows(points: pa.Table, problems: pa.Table) -> Tensor:
-    """The row of each point's problem, (B,).
+    """The row of each point's problem.
+
+    Args:
+        points: a table with `problem_id`.
+        problems: the problems table.
+
+    Returns:
+        (B,), row numbers of `problems`.
 
     Raises:
         ConfigError: a point names a problem that the problems table lacks.
@@ -331,7 +381,14 @@ def point_keys(
 
 
 def reference_matrices(problems: pa.Table) -> Tensor:
-    """The matrices whose subspaces analyses refer to, (P, n, m) float64: `signal`, or else `y_star`."""
+    """The matrices whose subspaces analyses refer to: `signal`, or else `y_star`.
+
+    Args:
+        problems: a problems table.
+
+    Returns:
+        (P, n, m) float64.
+    """
     return tensor_column(problems, "signal" if "signal" in problems.column_names else "y_star").double()
 
 
@@ -354,7 +411,7 @@ def reference_rank(ranks: Iterable[int | None], rank: int | None = None) -> int:
 
 
 def normal_draws(seed: int, use: str, problem_ids: Sequence[int], draws: int, size: int) -> Tensor:
-    """Standard normal numbers that depend on (seed, use, problem, draw) alone, (P, draws, size) float64.
+    """Standard normal numbers that depend on (seed, use, problem, draw) alone.
 
     Args:
         seed: of all of them.
@@ -362,6 +419,9 @@ def normal_draws(seed: int, use: str, problem_ids: Sequence[int], draws: int, si
         problem_ids: P of them.
         draws: per problem.
         size: numbers per draw.
+
+    Returns:
+        (P, draws, size) float64.
     """
     found = [_noise(seed, use, problem, draw, size) for problem in problem_ids for draw in range(draws)]
     return torch.stack(found).reshape(len(problem_ids), draws, size)

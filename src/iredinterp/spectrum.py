@@ -18,9 +18,14 @@ from torch.nn.functional import normalize
 
 from iredinterp.energy import Energy, FunctionEnergy, MLPEnergy, autograd_hessian, checked_levels
 from iredinterp.errors import EngineError
-from iredinterp.linalg import lanczos, random_vectors
+from iredinterp.linalg import lanczos, random_vectors, zero_tolerance
 
 DEFAULT_COUNT = 10
+ENDS = ("low", "high")
+# Gaps this small, relative to |λ|max or to σ₁ of a reference, leave the subspaces beside them to rounding
+# (Davis & Kahan 1970).
+SEPARATION = 1e-8
+NOT_SEPARATED = f"eigenspace not separated: relative gap below {SEPARATION:g} or below rounding"
 
 
 @dataclass(frozen=True)
@@ -81,9 +86,16 @@ def spectra(
         keep_hessian: whether to return ∇²_yE too.
         **options: lanczos takes `tolerance` and `seed`, pyhessian `tol`, `max_iter` and `seed`.
 
+    Returns:
+        Eigenvalues (B, k), ascending, all d of them from the engines that give all; what else was asked for.
+
     Raises:
         EngineError: no such engine; one that cannot do what is asked; a Hessian that is not finite.
         ValueError: x, y, t, vectors or count do not fit the energy.
+
+    Source:
+        closed: the closed form of `iredinterp.energy.MLPEnergy.hessian`. lanczos: Paige 1972; Parlett, The
+        Symmetric Eigenvalue Problem, ch. 13. pyhessian: Yao et al. 2020 (arXiv:1912.07145).
     """
     if engine not in ENGINES:
         raise EngineError(f"unknown engine {engine!r}: use one of {', '.join(ENGINES)}")
@@ -101,6 +113,26 @@ def spectra(
             advice = f"use engine {' or '.join(map(repr, able))}" if able else "no engine does"
             raise EngineError(f"engine {engine!r} does not take {name!r}: {advice}")
     return ENGINES[engine].run(energy, x, y, levels, **request)
+
+
+def separation(found: Spectra, precision: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Gap between either end eigenspace and the rest over |λ|max, and whether it identifies the eigenspace.
+
+    Args:
+        found: B spectra.
+        precision: in which H was built.
+
+    Returns:
+        (B, 2), NaN without eigenvectors or where H = 0, and (B, 2): above 1e-8 and above rounding.
+    """
+    values = found.eigenvalues
+    if found.low is None:
+        gaps = values.new_full((len(values), 2), torch.nan)
+        return gaps, gaps > 0
+    m, largest = found.low.shape[-1], values.abs().amax(-1, keepdim=True)
+    gaps = torch.stack([values[:, m] - values[:, m - 1], values[:, -m] - values[:, -m - 1]], dim=1) / largest
+    rounding = zero_tolerance(values, precision).unsqueeze(-1) / largest
+    return gaps, gaps > rounding.clamp(min=SEPARATION)
 
 
 def _closed(energy, x, y, t, vectors=0, keep_hessian=False) -> Spectra:

@@ -79,6 +79,9 @@ def hierarchical_bootstrap(values: ArrayLike, resamples: Resamples) -> Bootstrap
         values: (seeds, problems), NaN where a seed lacks a problem.
         resamples: for this shape.
 
+    Returns:
+        The mean and how far from the truth it may lie.
+
     Raises:
         ValueError: not such a matrix, of another shape than `resamples`, or a seed without any finite value.
 
@@ -135,6 +138,9 @@ def sign_flip_test(seed_means: ArrayLike, alternative: str = "two-sided") -> flo
         seed_means: (n,), one effect per seed.
         alternative: two-sided, greater or less.
 
+    Returns:
+        p, in [2/2ⁿ, 1] if two-sided.
+
     Raises:
         ValueError: no seeds, more than 20, one that is not finite, or an unknown alternative.
     """
@@ -166,7 +172,17 @@ def seeds_needed(alpha: float, tests: int = 1) -> int:
 
 # statsmodels' multipletests has both, but collects garbage on every call: 0.1 s once torch is loaded.
 def holm(p: ArrayLike) -> np.ndarray:
-    """Adjusted p that bound the chance of any false rejection (Holm 1979), in the order given."""
+    """Adjusted p that bound the chance of any false rejection.
+
+    Args:
+        p: (m,), of m tests.
+
+    Returns:
+        (m,), in the order given.
+
+    Source:
+        Holm 1979.
+    """
     p = np.asarray(p, dtype=np.float64)
     order = np.argsort(p)
     adjusted = np.empty_like(p)
@@ -175,23 +191,58 @@ def holm(p: ArrayLike) -> np.ndarray:
 
 
 def benjamini_hochberg(p: ArrayLike) -> np.ndarray:
-    """Adjusted p that bound the expected share of false rejections (Benjamini & Hochberg 1995)."""
+    """Adjusted p that bound the expected share of false rejections.
+
+    Args:
+        p: (m,), of m tests.
+
+    Returns:
+        (m,), in the order given.
+
+    Source:
+        Benjamini & Hochberg 1995.
+    """
     return stats.false_discovery_control(p)
 
 
 def fisher_z(correlation: ArrayLike) -> np.ndarray:
-    """Fisher's z = artanh r, in which differences of correlations are compared; infinite at ±1."""
+    """Fisher's z = artanh r, in which differences of correlations are compared.
+
+    Args:
+        correlation: (...), in [−1, 1].
+
+    Returns:
+        (...), infinite at ±1.
+
+    Source:
+        Fisher 1921.
+    """
     with np.errstate(divide="ignore"):
         return np.arctanh(np.asarray(correlation, dtype=np.float64))
 
 
 def log_ratio(numerator: ArrayLike, denominator: ArrayLike) -> np.ndarray:
-    """ln(a/b), NaN unless both are positive."""
+    """ln(a/b).
+
+    Args:
+        numerator: a, (...).
+        denominator: b, (...), broadcasting with a.
+
+    Returns:
+        (...), NaN unless both are positive.
+    """
     return _log(numerator) - _log(denominator)
 
 
 def auroc(positives: ArrayLike, negatives: ArrayLike) -> float:
-    """P(a positive scores above a negative), ties counting half; NaN if either is empty.
+    """P(a positive scores above a negative), ties counting half.
+
+    Args:
+        positives: (n₁,), their scores.
+        negatives: (n₂,).
+
+    Returns:
+        In [0, 1]; NaN if either is empty.
 
     Source:
         Mann & Whitney 1947, U/(n₁n₂).
@@ -205,14 +256,35 @@ def auroc(positives: ArrayLike, negatives: ArrayLike) -> float:
 
 
 def cliffs_delta(first: ArrayLike, second: ArrayLike) -> float:
-    """P(first > second) − P(first < second), in [−1, 1] (Cliff 1993); NaN if either is empty."""
+    """P(first > second) − P(first < second).
+
+    Args:
+        first: (n₁,).
+        second: (n₂,).
+
+    Returns:
+        In [−1, 1]; NaN if either is empty.
+
+    Source:
+        Cliff 1993.
+    """
     return 2 * auroc(first, second) - 1
 
 
 def matthews_correlation(truth: ArrayLike, predicted: ArrayLike) -> float:
-    """Correlation of two binary labellings (Matthews 1975); NaN where one of them is constant.
+    """Correlation of two binary labellings.
 
     Not the mean correlation coefficient by which dictionaries are compared, also abbreviated MCC.
+
+    Args:
+        truth: (n,).
+        predicted: (n,).
+
+    Returns:
+        In [−1, 1]; NaN where one of them is constant.
+
+    Source:
+        Matthews 1975.
     """
     truth, predicted = np.ravel(truth).astype(bool), np.ravel(predicted).astype(bool)
     if truth.all() or predicted.all() or not truth.any() or not predicted.any():

@@ -169,9 +169,17 @@ def verdict(
     undefined: Undefined | None = None,
     registration: Registration | str | Path = "config/hypotheses.yaml",
 ) -> list[Verdict]:
-    """Verdicts of one hypothesis, one per family, for notebooks; arguments as `judge`.
+    """Verdicts of one hypothesis, for notebooks.
 
     Holm's correction runs over everything in `samples`, so leave the other hypotheses' rows in.
+
+    Args:
+        hypothesis: its id.
+        samples, gates, undefined: as in `judge`.
+        registration: the registered hypotheses, or their file.
+
+    Returns:
+        One verdict per family, and one per task without samples.
 
     Raises:
         ConfigError: no such hypothesis, or a faulty registration.

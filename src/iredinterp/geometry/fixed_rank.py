@@ -20,7 +20,7 @@ class FixedRankPoint:
     """A batch of points Y_r = U diag(s) Vᵀ on the manifold of n×m matrices of rank r.
 
     With P_U = UUᵀ and P_V = VVᵀ, every matrix Z is the sum of four orthogonal blocks. The first three make
-    up the tangent space T at Y_r, the last is the normal space N:
+    up the tangent space T at Y_r, the last is the normal space N::
 
         core      P_U Z P_V              r²             keeps both subspaces of Y_r
         column    (I−P_U) Z P_V          (n−r)r         turns the column space
@@ -329,6 +329,10 @@ def tangent_normal(G: Tensor, Y: Tensor, rank: int) -> TangentNormal:
 
     Raises:
         ConfigError: no such rank, or shapes that do not fit.
+
+    Source:
+        Tangent space of the matrices of rank r: Vandereycken 2013. F(dim N, dim T) is the law for an
+        isotropic G.
     """
     point = FixedRankPoint.from_matrix(Y, rank)
     return compare_with_chance(

@@ -161,6 +161,9 @@ def frechet_mean(
         epsilon: bound on the squared gradient norm per dimension, in geomstats' metric.
         max_iter: most steps.
 
+    Returns:
+        Where the search ended, and whether it is a mean.
+
     Raises:
         ConfigError: a negative weight, or k = n.
 

@@ -32,12 +32,12 @@ def f_p_value(ratio: Tensor, dim_normal: int, dim_tangent: int) -> Tensor:
     """Two-sided p-value of normal-to-tangent ratios, twice the smaller tail of F(dim_normal, dim_tangent).
 
     Args:
-        ratio: any shape, in [0, ∞].
+        ratio: (...), in [0, ∞].
         dim_normal: dimension of the normal space, at least 1.
         dim_tangent: dimension of the tangent space, at least 1.
 
     Returns:
-        In the shape of `ratio`; NaN where the ratio is.
+        (...), NaN where the ratio is.
     """
     values = ratio.numpy(force=True)
     smaller = np.minimum(fdtr(dim_normal, dim_tangent, values), fdtrc(dim_normal, dim_tangent, values))
@@ -102,6 +102,13 @@ def compare_with_chance(
         gap: (B,), handed on.
         distance: (B,), handed on.
         defined: (B,), boolean: where the blocks are.
+
+    Returns:
+        Shares in the order of `block_dims`, the ratio and its null; NaN where not defined.
+
+    Source:
+        Cochran 1934: squared norms of an isotropic Gaussian in orthogonal subspaces are independent χ², so
+        that their ratio per dimension is F(dim N, dim T).
     """
     is_normal = torch.tensor([name == normal for name in block_dims], device=G.device)
     dim_normal = block_dims[normal]

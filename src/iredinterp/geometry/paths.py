@@ -74,6 +74,9 @@ def subspace_geodesic_path(
         rank: r, 1 … min(n, m) − 1.
         times: (T,), from 0 to 1.
 
+    Returns:
+        The matrices, (B, T, n, m), and what could make the path arbitrary.
+
     Raises:
         ConfigError: no such rank, the ends differ in shape, or times is not a vector.
 

@@ -117,6 +117,9 @@ def retracted(Y: Tensor, rank: int, direction: Tensor, radius: Tensor | float) -
         direction: ξ, (B, n, m), tangent at Y to the matrices of rank r; its length does not matter.
         radius: (B,) or a number, positive, in the unit of Y.
 
+    Returns:
+        Displaced matrices (B, n, m), and where the radius was reached.
+
     Raises:
         ConfigError: Y and direction differ in shape, a radius is not positive, or no such rank.
 

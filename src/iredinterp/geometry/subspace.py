@@ -85,7 +85,16 @@ class GrassmannPoints:
 
 
 def haar_subspaces(count: int, n: int, k: int, generator: torch.Generator) -> Tensor:
-    """Independent uniformly random subspaces, (count, n, k) in float64 on the generator's device.
+    """Independent uniformly random subspaces.
+
+    Args:
+        count: B of them.
+        n: dimension of the space.
+        k: dimension of the subspaces.
+        generator: source of randomness; numbers are drawn on its device.
+
+    Returns:
+        (B, n, k) float64, orthonormal columns.
 
     Source:
         Chikuse 2003, Statistics on Special Manifolds: the span of a Gaussian matrix.
@@ -214,6 +223,9 @@ def grassmann_log(U: Tensor, V: Tensor, tolerance: float = RIGHT_ANGLE_TOLERANCE
         V: (..., n, k), orthonormal columns.
         tolerance: angles within it of π/2 (in radians) count as right.
 
+    Returns:
+        The direction D, (..., n, k), and where the shortest geodesic is not unique.
+
     Raises:
         ConfigError: subspaces of different shapes.
 
@@ -319,6 +331,9 @@ def chordal_mean(U: Tensor, weights: Tensor | None = None) -> ChordalMean:
     Args:
         U: (..., N, n, k), orthonormal columns, k < n; the mean is over the N.
         weights: (..., N), not negative, need not sum to 1; equal if not given.
+
+    Returns:
+        The subspace (..., n, k), and the eigengap that singles it out.
 
     Raises:
         ConfigError: a negative weight.

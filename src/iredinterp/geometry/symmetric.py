@@ -65,6 +65,9 @@ def split_symmetric(G: Tensor, Y: Tensor) -> SymmetricSplit:
         G: (B, n, n).
         Y: (B, n, n), replaced by its symmetric part.
 
+    Returns:
+        The three parts, (B, n, n) each, and the gap that separates the last two.
+
     Raises:
         ConfigError: G and Y are not batches of square matrices of one shape, or n = 1.
     """

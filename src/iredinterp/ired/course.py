@@ -34,6 +34,9 @@ def snapshot_steps(total: int, count: int, key: str = "snapshots") -> np.ndarray
         count: snapshots at most.
         key: of the configuration, as an error names it.
 
+    Returns:
+        (count,), ascending; fewer where two would coincide.
+
     Raises:
         ConfigError: fewer than 3 snapshots, which order nothing.
     """
@@ -45,7 +48,17 @@ def snapshot_steps(total: int, count: int, key: str = "snapshots") -> np.ndarray
 def trained_states(
     recipe: Recipe, seeds: Sequence[int], steps: np.ndarray, device: torch.device | str = "cpu"
 ) -> Iterator[TrainingState]:
-    """Train, handing out the state at these steps; the training is the same as without them."""
+    """Train, handing out the state at chosen steps; the training is the same as without them.
+
+    Args:
+        recipe: what to train.
+        seeds: training seeds, all in one run.
+        steps: (count,), ascending.
+        device: where to train.
+
+    Yields:
+        The state at each of the steps.
+    """
     start = initial_state(recipe, seeds, device)
     # What `train` evaluates by itself is not used here.
     reached = train(start, held_out=1, at=set(steps.tolist()))

@@ -38,7 +38,17 @@ def parameter_shapes(dim_x: int, dim_y: int, hidden: int) -> dict[str, tuple[int
 
 
 def random_parameters(dim_x: int, dim_y: int, hidden: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Untrained float32 parameters from the law of `torch.nn.Linear`, U(±1/√fan_in) for weight and bias."""
+    """Untrained parameters from the law of `torch.nn.Linear`, U(±1/√fan_in).
+
+    Args:
+        dim_x: d_x.
+        dim_y: d.
+        hidden: h.
+        generator: source of randomness.
+
+    Returns:
+        float32 tensors by official name, of the shapes in `parameter_shapes`.
+    """
     shapes = parameter_shapes(dim_x, dim_y, hidden)
     parameters = {}
     for name, shape in shapes.items():
@@ -70,19 +80,39 @@ class Cotangents(NamedTuple):
 
 
 def swish_slope(z: Tensor) -> Tensor:
-    """First derivative of swish, z·sigmoid(z)."""
+    """First derivative of swish, z·sigmoid(z).
+
+    Args:
+        z: (..., h).
+
+    Returns:
+        (..., h).
+    """
     s = torch.sigmoid(z)
     return s * (1 + z * (1 - s))
 
 
 def swish_curvature(z: Tensor) -> Tensor:
-    """Second derivative of swish, z·sigmoid(z)."""
+    """Second derivative of swish, z·sigmoid(z).
+
+    Args:
+        z: (..., h).
+
+    Returns:
+        (..., h).
+    """
     s = torch.sigmoid(z)
     return s * (1 - s) * (2 + z * (1 - 2 * s))
 
 
 def level_embedding(levels: int) -> Tensor:
-    """Sinusoidal embedding of the raw integers 0 … levels−1, (levels, 128), in float32 as released.
+    """Sinusoidal embedding of the raw integers 0 … K−1.
+
+    Args:
+        levels: K.
+
+    Returns:
+        (K, 128), float32 as released.
 
     Source:
         Vaswani et al. 2017 with 64 frequencies 10000^(−i/63), sine block then cosine block.

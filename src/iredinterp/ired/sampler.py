@@ -62,7 +62,17 @@ class Trajectory:
 
 
 def unchanged(x: Tensor, y: Tensor, t: Tensor | int, gradient: Tensor) -> Tensor:
-    """The gradient itself."""
+    """The gradient itself.
+
+    Args:
+        x: (B, d_x).
+        y: (B, d).
+        t: level.
+        gradient: (B, d), of the landscape there.
+
+    Returns:
+        (B, d).
+    """
     return gradient
 
 
@@ -97,6 +107,9 @@ def sample(
         step_gradient: the same in the inner steps.
         reject: undo inner steps that raise E.
         levels: to pass through, in this order and as often as named; K−1 … 0 if not given.
+
+    Returns:
+        States, energies and decisions of every level and inner step, and the answers (K, B, d).
 
     Raises:
         ValueError: neither or both of `init` and `seed`, or levels that the energy does not have.

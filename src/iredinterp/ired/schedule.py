@@ -72,6 +72,9 @@ def cosine_schedule(levels: int = 10, offset: float = 0.008) -> Schedule:
         levels: K, number of annealing levels (official default 10).
         offset: the small s of the cosine schedule.
 
+    Returns:
+        Constants of K levels, (K,) each.
+
     Source:
         Nichol & Dhariwal 2021, eq. 17; constants as in the official release (β clipped at 0.999).
     """

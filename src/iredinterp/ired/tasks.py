@@ -257,6 +257,9 @@ def make_problems(
 
     Raises:
         TaskError: the distribution or the count is not defined.
+
+    Source:
+        Without rank and kappa, the generators of the official release (commit 3d74b85).
     """
     spec = ProblemSpec(task, n, rank, kappa, ood, factors, observed, noise)
     return draw_problems(spec, count, torch.Generator().manual_seed(seed))

@@ -180,6 +180,9 @@ def train(
         held_out: problems in the fixed held-out set.
         at: steps to hand out the state at instead of every so many, beside the end.
 
+    Yields:
+        The state at each such step, with its history so far.
+
     Raises:
         TrainingError: a loss is not finite; names seed and step.
 

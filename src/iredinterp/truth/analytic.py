@@ -25,10 +25,16 @@ _float64 = partial(torch.tensor, dtype=torch.float64)
 
 
 def haar_orthogonal(d: int, generator: torch.Generator) -> Tensor:
-    """Uniformly random orthogonal matrix, (d, d) in float64.
+    """Uniformly random orthogonal matrix.
+
+    Args:
+        d, generator: its size, and the source of randomness.
+
+    Returns:
+        (d, d) float64.
 
     Source:
-        Mezzadri 2007, Notices AMS 54, 592: QR of a Gaussian matrix with the signs of R's diagonal moved to Q.
+        Mezzadri 2007: QR of a Gaussian matrix with the signs of R's diagonal moved to Q.
     """
     Q, R = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))
     return Q * R.diagonal().sign()

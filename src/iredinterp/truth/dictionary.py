@@ -93,7 +93,17 @@ class SparseDictionary:
 
 
 def planted_vectors(d: int, active: int, count: int, seed: int) -> tuple[SparseDictionary, Tensor]:
-    """A dictionary of 2d atoms with vectors of its law, (count, d) in float32."""
+    """A dictionary of 2d atoms with vectors of its law.
+
+    Args:
+        d: dimension.
+        active: atoms per vector.
+        count: N vectors.
+        seed: of both.
+
+    Returns:
+        The dictionary, and (N, d) float32.
+    """
     generator = torch.Generator().manual_seed(seed)
     dictionary = SparseDictionary.random(d, 2 * d, active, generator, dtype=torch.float32)
     return dictionary, dictionary.sample(count, generator)[0]
@@ -122,6 +132,9 @@ def recovered(true: Tensor, found: Tensor, threshold: float = 0.9) -> float:
         true: (m, d), no row zero.
         found: (m′, d).
         threshold: cosine that counts as found.
+
+    Returns:
+        In [0, 1].
     """
     return float((_best_cosines(true, found) > threshold).double().mean())
 

@@ -74,6 +74,10 @@ class BayesOracle(ClosedFormEnergy):
 
     Raises:
         TaskError: no reference is implemented for the distribution.
+
+    Source:
+        Tweedie's formula, Efron 2011, for the gradient; Manor & Michaeli 2024 (arXiv:2309.13598) for the
+        Hessian.
     """
 
     spec: ProblemSpec

@@ -120,7 +120,7 @@ def error_reduction(error: Tensor, y_star: Tensor) -> Tensor:
         y_star: (B, d).
 
     Returns:
-        NaN where one of the two is rounding.
+        (K, B), NaN where one of the two is rounding.
     """
     before = torch.cat([y_star.square().mean(-1)[None], error[:-1]])
     undefined = torch.minimum(before, error) <= smallest_error(y_star)
@@ -135,8 +135,8 @@ def curvatures(y: Tensor, move: Tensor, change: Tensor, product: Tensor) -> tupl
     Args:
         y: states before, (…, d), in the precision of the run.
         move: m, (…, d).
-        change: ∇E(y + m) − ∇E(y).
-        product: Hm, with H taken at y.
+        change: ∇E(y + m) − ∇E(y), (…, d).
+        product: Hm, (…, d), with H taken at y.
     """
     size = move.square().sum(-1)
     still = size.sqrt() <= 1000 * torch.finfo(y.dtype).eps * y.double().norm(dim=-1)

@@ -135,7 +135,16 @@ def faithfulness(found: Tensor, gradient: Tensor) -> Tensor:
 
 
 def mixed(kept: Tensor, value: Tensor, fill: Tensor) -> Tensor:
-    """The value where a part is kept and its fill where it is ablated; shapes as in `Parts`."""
+    """The value where a part is kept and its fill where it is ablated.
+
+    Args:
+        kept: (…, n), mask of `Parts`.
+        value: (B, n), of the whole network.
+        fill: (B, n), of `Parts`.
+
+    Returns:
+        (…, B, n).
+    """
     return kept * value + (1 - kept) * fill
 
 

@@ -106,6 +106,9 @@ def cpr(sizes: ArrayLike, f: ArrayLike) -> np.ndarray:
         sizes: (K,), ascending, from 0 to all.
         f: (…, K).
 
+    Returns:
+        (…).
+
     Source:
         Circuit performance ratio, Mueller et al. 2025, "MIB: A Mechanistic Interpretability Benchmark",
         by the trapezoidal rule and without clipping, as there.
@@ -115,6 +118,9 @@ def cpr(sizes: ArrayLike, f: ArrayLike) -> np.ndarray:
 
 def cmd(sizes: ArrayLike, f: ArrayLike) -> np.ndarray:
     """Area of |1 − f| over the share of units, the smaller the better. Arguments and source as in `cpr`.
+
+    Returns:
+        (…).
 
     Source:
         Circuit-model distance.

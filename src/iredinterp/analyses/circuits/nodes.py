@@ -20,6 +20,9 @@ def input_groups(spec: ProblemSpec, by: str = "rows") -> dict[str, Tensor]:
         spec: the task.
         by: one of `LINES`.
 
+    Returns:
+        Masks (d_x + d,) by name.
+
     Raises:
         ConfigError: no such grouping.
     """

@@ -52,6 +52,9 @@ def shared_units(first: Sequence[int], second: Sequence[int], hidden: int) -> np
         first, second: units that either keeps in each layer, drawn without replacement from the layer.
         hidden: h, units of a layer.
 
+    Returns:
+        Probabilities by number of shared units, from 0 on.
+
     Source:
         Hypergeometric within a layer; the sum over independent layers has the convolution of their laws.
     """

@@ -33,21 +33,39 @@ TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1
 def random_order(
     model: EnergyMLP, x: Tensor, y: Tensor, t: Tensor, ablation: str, generator: torch.Generator
 ) -> Tensor:
-    """Any order: what a ranking that knows nothing is worth."""
+    """Any order: what a ranking that knows nothing is worth.
+
+    Args:
+        model: the network.
+        x: (B, d_x), of one level.
+        y: (B, d).
+        t: (B,).
+        ablation: see `fills`.
+        generator: source of randomness.
+
+    Returns:
+        (3, h), larger being more needed.
+    """
     return torch.rand(len(UNITS), model.hidden, generator=generator).to(y)
 
 
 def exact(
     model: EnergyMLP, x: Tensor, y: Tensor, t: Tensor, ablation: str, generator: torch.Generator
 ) -> Tensor:
-    """M1 without the unit; see `necessity`. Prefers units that cancel each other to the circuit."""
+    """M1 without the unit; see `necessity`. Prefers units that cancel each other to the circuit.
+
+    Arguments and result as in `random_order`.
+    """
     return necessity(model, x, y, t, fills(model, x, y, t, ablation, generator)).gradient
 
 
 def exact_energy(
     model: EnergyMLP, x: Tensor, y: Tensor, t: Tensor, ablation: str, generator: torch.Generator
 ) -> Tensor:
-    """M3 without the unit, as `exact`; also blind to a change of E that is the same for every y."""
+    """M3 without the unit, as `exact`; also blind to a change of E that is the same for every y.
+
+    Arguments and result as in `random_order`.
+    """
     return necessity(model, x, y, t, fills(model, x, y, t, ablation, generator)).energy
 
 
@@ -57,6 +75,8 @@ def restored(
     """By how much M1 falls if the unit joins a layer without units; see `sufficiency`.
 
     Ranks low what works only together with others, as the two halves of a wire.
+
+    Arguments and result as in `random_order`.
     """
     return sufficiency(model, x, y, t, fills(model, x, y, t, ablation, generator)).gradient
 
@@ -71,6 +91,8 @@ def joint(
     Every pair found is ablated together, and believed only if that does next to nothing (`CANCELLED`) of what
     either does alone. Blind to pairs that differ by more than some 5 %, to three and more units that cancel
     though no two do, and to pairs in different layers.
+
+    Arguments and result as in `random_order`.
     """
     fill = fills(model, x, y, t, ablation, generator)
     single = necessity(model, x, y, t, fill).gradient
@@ -94,6 +116,8 @@ def attribution(
     """⟨((a' − a) ∂E/∂a)²⟩, M3 to first order.
 
     Blind to units without gradient that matter, and fooled by cancelling units as exact effects are.
+
+    Arguments and result as in `random_order`.
     """
     fill = fills(model, x, y, t, ablation, generator)
     return attribution_patching(model, x, y, t, fill).square().mean(-1)
@@ -102,7 +126,10 @@ def attribution(
 def integrated(
     model: EnergyMLP, x: Tensor, y: Tensor, t: Tensor, ablation: str, generator: torch.Generator
 ) -> Tensor:
-    """⟨IG²⟩ of E, 10 steps. A layer fades as one, so a unit is judged where the others are half gone."""
+    """⟨IG²⟩ of E, 10 steps. A layer fades as one, so a unit is judged where the others are half gone.
+
+    Arguments and result as in `random_order`.
+    """
     fill = fills(model, x, y, t, ablation, generator)
     return integrated_gradients(model, x, y, t, fill).square().mean(-1)
 
@@ -114,6 +141,8 @@ def integrated_gradient_error(
 
     Signs are dropped as in Hanna et al.: units that work against each other, as what carries y and what
     carries its mean, take shares of opposite sign and are needed both.
+
+    Arguments and result as in `random_order`.
     """
     fill = fills(model, x, y, t, ablation, generator)
     return integrated_gradients(model, x, y, t, fill, "gradient").mean(-1).abs()
@@ -127,6 +156,8 @@ def greedy(
     From layer 3 to 1, in random order within each, a unit goes if M1 rises by less than τ, given those that
     went before. One of two units that can stand in for each other goes. Of two that cancel the first stays at
     every τ below its own effect, and with it the second, so that they outrank the circuit.
+
+    Arguments and result as in `random_order`.
 
     Source:
         ACDC on units, Conmy et al. 2023, 2304.14997.
@@ -164,6 +195,8 @@ def hard_concrete(
     Gates close one by one, by chance, so that one of two units that cancel is needed wherever the other is
     open, and both stay. Of units that can stand in for each other any may go. Where the cost of a gate
     outweighs what its unit does, the ranking says which closed first and little more.
+
+    Arguments and result as in `random_order`.
 
     Source:
         Louizos, Welling & Kingma 2018, 1712.01312; one draw of all gates per point and step, by Adam.

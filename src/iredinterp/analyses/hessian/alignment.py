@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from iredinterp.analyses.hessian.tracking import ENDS, NO_VECTORS, NOT_SEPARATED, SEPARATION
+from iredinterp.analyses.hessian.tracking import NO_VECTORS
 from iredinterp.bases import BASES, GeometricBases, haar_deviation
 from iredinterp.errors import ConfigError
 from iredinterp.linalg import zero_tolerance
 from iredinterp.points import reference_matrices
-from iredinterp.spectrum import Spectra
+from iredinterp.spectrum import ENDS, NOT_SEPARATED, SEPARATION, Spectra
 from iredinterp.tables import Metric, tidy
 
 # Share of Σ|λ| that has to survive in Σλ for a share of the trace to mean anything.

@@ -13,7 +13,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogFormatter, NullLocator
 
-from iredinterp.analyses.hessian.tracking import ENDS
 from iredinterp.bases import BASES
 from iredinterp.figures import PALETTE, level_color, panel_grid, style
 from iredinterp.panels import (
@@ -31,6 +30,7 @@ from iredinterp.panels import (
     optimum_handle,
     points_drawn,
 )
+from iredinterp.spectrum import ENDS
 from iredinterp.tables import tensor_column
 
 DETERMINED = "Bayes-optimal where y is determined by x: σ$_t$λ = 1"

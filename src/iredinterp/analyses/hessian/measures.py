@@ -17,7 +17,7 @@ from iredinterp.analyses.hessian.alignment import (
     response_tolerance,
     shares,
 )
-from iredinterp.analyses.hessian.tracking import ENDS, NO_VECTORS, level_overlap, separation
+from iredinterp.analyses.hessian.tracking import NO_VECTORS, level_overlap
 from iredinterp.energy import Energy, map_chunks
 from iredinterp.errors import ConfigError, TableError
 from iredinterp.linalg import (
@@ -31,7 +31,7 @@ from iredinterp.linalg import (
     zero_tolerance,
 )
 from iredinterp.points import point_tensors, reference_rank
-from iredinterp.spectrum import ENGINES, Spectra, spectra
+from iredinterp.spectrum import ENDS, ENGINES, Spectra, separation, spectra
 from iredinterp.tables import Metric, tensor_array, tidy
 
 ORACLE_DISTANCES = ("oracle_distance", "oracle_gradient_distance")

@@ -9,40 +9,15 @@ from torch import Tensor
 
 from iredinterp.energy import map_chunks
 from iredinterp.errors import TableError
-from iredinterp.linalg import principal_angles, subspace_overlap, zero_tolerance
-from iredinterp.spectrum import Spectra
+from iredinterp.linalg import principal_angles, subspace_overlap
+from iredinterp.spectrum import ENDS, NOT_SEPARATED
 from iredinterp.tables import Metric, tensor_column, tidy
 
-ENDS = ("low", "high")
 NO_VECTORS = "no eigenvectors were asked for"
-# Gaps this small, relative to |λ|max or to σ₁ of a reference, leave the subspaces beside them to rounding
-# (Davis & Kahan 1970).
-SEPARATION = 1e-8
-NOT_SEPARATED = f"eigenspace not separated: relative gap below {SEPARATION:g} or below rounding"
 # Columns of the spectra that do not say which point a row belongs to.
 VALUES = ("eigenvalues", "scaled", "residual", "low", "high", "low_separated", "high_separated")
 # Bounds the memory of a comparison.
 PAIRS_PER_CHUNK = 256
-
-
-def separation(found: Spectra, precision: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Gap between either end eigenspace and the rest over |λ|max, and whether it identifies the eigenspace.
-
-    Args:
-        found: B spectra.
-        precision: in which H was built.
-
-    Returns:
-        (B, 2), NaN without eigenvectors or where H = 0, and (B, 2): above 1e-8 and above rounding.
-    """
-    values = found.eigenvalues
-    if found.low is None:
-        gaps = values.new_full((len(values), 2), torch.nan)
-        return gaps, gaps > 0
-    m, largest = found.low.shape[-1], values.abs().amax(-1, keepdim=True)
-    gaps = torch.stack([values[:, m] - values[:, m - 1], values[:, -m] - values[:, -m - 1]], dim=1) / largest
-    rounding = zero_tolerance(values, precision).unsqueeze(-1) / largest
-    return gaps, gaps > rounding.clamp(min=SEPARATION)
 
 
 def level_overlap(table: pa.Table, absent: str = NO_VECTORS) -> pa.Table:

@@ -111,7 +111,7 @@ def log_likelihood(parameters: Tensor, log_size: Tensor, low: Tensor, high: Tens
     """Log-probability of low < a − α ln s + σε ≤ high for each mode, (N,).
 
     Args:
-        parameters: a, α, ln σ.
+        parameters: (3,): a, α, ln σ.
         log_size: ln s, (N,).
         low: (N,), −∞ where there is no lower bound.
         high: (N,), +∞ where there is no upper one.

@@ -57,7 +57,7 @@ def completions(
         Y: (B, n, n), right answers.
         signal: (B, n, n), what of them has rank r.
         rank: r, if there is one.
-        starts: of the least squares.
+        starts: (B, S, n, r), first factors of the least squares.
         iterations: of the least squares.
         oracle: the Bayes-optimal energy, if it has a computable reference.
     """

@@ -45,7 +45,7 @@ def debiased_alignment(one: Tensor, two: Tensor) -> Tensor:
         two: likewise.
 
     Returns:
-        ⟨K̃, L̃⟩/(‖K̃‖‖L̃‖), NaN where either is constant off its diagonal.
+        (…), ⟨K̃, L̃⟩/(‖K̃‖‖L̃‖); NaN where either is constant off its diagonal.
 
     Raises:
         ConfigError: fewer than 4 points.

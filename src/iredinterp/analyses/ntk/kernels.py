@@ -126,7 +126,17 @@ def output_kernel(
 ) -> Tensor:
     """Trace of Θ_r over the d outputs r of fc4, which a rotation of them leaves unchanged.
 
-    Arguments, returns and errors as `energy_kernel`.
+    Args:
+        model: one network.
+        points: B points.
+        others: B′ points; the same if not given.
+        by_layer: keep the layers apart.
+
+    Returns:
+        (B, B′), or (8, B, B′) in the order of `LAYERS`.
+
+    Raises:
+        ValueError: no such level.
     """
     one, two = _both(model, points, others)
     grams = dict.fromkeys(LAYERS, 0)
@@ -155,6 +165,9 @@ def gradient_kernel_trace(
         others: B′ points; the same if not given, which halves the work.
         directions: those of `every_direction` if not given, and the trace is exact.
         by_layer: keep the layers apart.
+
+    Returns:
+        T, (B, B′), or (8, B, B′) in the order of `LAYERS`, and its standard error.
 
     Raises:
         ValueError: no such level.
@@ -185,7 +198,16 @@ def gradient_kernel_trace(
 def gradient_kernel_blocks(
     model: EnergyMLP, points: Points, others: Points | None = None, by_layer: bool = False
 ) -> Tensor:
-    """Θ_g of a few points, exactly: (B, B′, d, d), or (8, B, B′, d, d).
+    """Θ_g of a few points, exactly.
+
+    Args:
+        model: one network.
+        points: B points.
+        others: B′ points; the same if not given.
+        by_layer: keep the layers apart.
+
+    Returns:
+        (B, B′, d, d), or (8, B, B′, d, d) in the order of `LAYERS`.
 
     Raises:
         ValueError: no such level.

@@ -158,6 +158,9 @@ def permuted_monosemanticity(
         generator: source of randomness, of one permutation for all latents.
         top: as in `monosemanticity`.
 
+    Returns:
+        (m,), as from `monosemanticity`.
+
     Raises:
         ConfigError: also if no two problems have equally many vectors.
     """

@@ -46,12 +46,28 @@ UNRESOLVED = "the interval of M_zero − M_original contains zero: the sampler d
 
 
 def original(g: Tensor, t: int) -> Tensor:
-    """The gradient itself."""
+    """The gradient itself.
+
+    Args:
+        g: (B, d).
+        t: level.
+
+    Returns:
+        (B, d).
+    """
     return g
 
 
 def zero(g: Tensor, t: int) -> Tensor:
-    """No gradient."""
+    """No gradient.
+
+    Args:
+        g: (B, d).
+        t: level.
+
+    Returns:
+        (B, d).
+    """
     return torch.zeros_like(g)
 
 

@@ -257,6 +257,9 @@ def checked_vectors(x: Tensor | Sequence[Tensor]) -> Tensor:
     Args:
         x: (N, d), or several such.
 
+    Returns:
+        (N, d).
+
     Raises:
         ConfigError: mixed dimensions, another dtype than float32 or float64, or entries that are not finite.
     """
@@ -296,6 +299,9 @@ def keep_largest(entries: Tensor, k: int, signed: bool) -> Tensor:
         entries: (B, m).
         k: how many to keep.
         signed: largest in magnitude, signs kept; otherwise negative ones are zero even among the largest.
+
+    Returns:
+        (B, m).
     """
     score = entries.abs() if signed else entries.relu()
     kept = score.topk(k, dim=-1, sorted=False).indices

@@ -138,6 +138,9 @@ def exceeds(entries: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
         threshold: (m,).
         bandwidth: width of the rectangle that stands for the step's slope.
 
+    Returns:
+        (B, m).
+
     Source:
         Rajamanoharan et al. 2024 (arXiv:2407.14435), straight-through estimator of the Heaviside step.
     """

@@ -114,9 +114,12 @@ def random_trace_deviation(first: Tensor, second: Tensor | float, d: int) -> Ten
     """Standard deviation of tr(A QBQᵀ) over uniformly random rotations Q; the mean is 1/d.
 
     Args:
-        first: ‖A‖_F² of symmetric A of trace 1.
-        second: ‖B‖_F² of symmetric B of trace 1.
+        first: ‖A‖_F² of symmetric A of trace 1, (…).
+        second: ‖B‖_F² of symmetric B of trace 1, (…) or one number.
         d: dimension of the space, at least 2.
+
+    Returns:
+        (…).
 
     Source:
         Second moments of Haar projectors, e.g. Collins & Śniady 2006: 2‖A₀‖²‖B₀‖²/((d − 1)(d + 2)) with the

@@ -80,6 +80,9 @@ def planted(
             symmetric ones first; the default spectrum is then softest first. Answers so vary along the
             symmetric matrices and hardly across, as a landscape that knows of that manifold would have it.
 
+    Returns:
+        The network, what is known of it, and the arguments that build both again.
+
     Raises:
         ConfigError: a size, the spectrum, the hidden width or a decoy is impossible; says what to give.
     """
@@ -146,7 +149,17 @@ def planted_energy(
     decoys: Mapping[str, int] | None = None,
     symmetric: bool = False,
 ) -> MLPEnergy:
-    """The energy of a planted network, as an analysis sees it. Arguments as in `planted`."""
+    """The energy of a planted network, as an analysis sees it.
+
+    Args:
+        dim_x, dim_y, seed, spectrum, hidden, decoys, symmetric: as in `planted`.
+
+    Returns:
+        The energy, float64.
+
+    Raises:
+        ConfigError: as in `planted`.
+    """
     return MLPEnergy(planted(dim_x, dim_y, seed, spectrum, hidden, decoys, symmetric).model)
 
 

@@ -218,7 +218,15 @@ class Draft:
 
 
 def time_parameters(levels: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """A time MLP that sends level t to the t-th unit vector, so that t_map's t-th column holds its gains."""
+    """A time MLP that sends level t to the t-th unit vector, so that t_map's t-th column holds its gains.
+
+    Args:
+        levels: K.
+        generator: source of randomness.
+
+    Returns:
+        The parameters of the time MLP by name, float64.
+    """
     first = torch.randn(TIME_WIDTH, TIME_WIDTH, generator=generator, dtype=torch.float64)
     bias = torch.randn(TIME_WIDTH, generator=generator, dtype=torch.float64)
     features = F.gelu(F.linear(level_embedding(levels).to(torch.float64), first, bias))

@@ -179,10 +179,13 @@ def planted_schedule() -> Schedule:
 
 
 def posterior_spectrum(scales: Tensor) -> Tensor:
-    """Eigenvalues of the Bayes-optimal Hessian for a Gaussian posterior, σ_t/(ᾱ_t s_i² + σ_t²), (K, d).
+    """Eigenvalues of the Bayes-optimal Hessian for a Gaussian posterior, σ_t/(ᾱ_t s_i² + σ_t²).
 
     Args:
         scales: s, (d,), standard deviations of y given x along the eigenvectors of its covariance.
+
+    Returns:
+        (K, d) float64.
 
     Source:
         ∇²_yE = (I − (ᾱ_t/σ_t²) Cov[y₀|y, x])/σ_t, the second-order Tweedie formula; Manor & Michaeli 2024.
