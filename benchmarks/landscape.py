@@ -21,11 +21,11 @@ import torch
 from measure import device_name, interleaved, ratio, synchronised_clock, write_results
 from torch import Tensor
 
-from iredinterp.analyses.landscape.barriers import string_path
-from iredinterp.analyses.landscape.minima import search
 from iredinterp.analyses.landscape.slices import plane, slice_energies, slice_grid
+from iredinterp.barriers import string_path
 from iredinterp.energy import CallableEnergy, MLPEnergy, load_energy
 from iredinterp.ired.tasks import ProblemSpec, draw_problems
+from iredinterp.minima import search
 from iredinterp.points import q_sample
 
 CHECKPOINT = "resources/checkpoints/addition-n5-seed0.safetensors"

@@ -16,7 +16,7 @@ SMALL = {
     "select": [MODEL],
     "sampling": {"count": 4, "block": 4, "seed": 0},
     "points": {"kinds": ["q_sample", "minimum"], "draws": 1, "seed": 0},
-    "figures": {"pdf": True},
+    "figures": {"conditions": None, "pdf": True},
     "competence": {"count": 100, "seed": 1},
     "landscape": {
         "every": 2,
@@ -53,6 +53,20 @@ SMALL = {
             "problems": 6,
         },
     },
+    "difference": {
+        "pairs": [[MODEL, "inverse-n5-seed1"]],
+        "landscapes": {"count": 2, "levels": [9, 0], "starts": 1, "images": 5, "path_steps": 5},
+        "course": {
+            "recipes": [PROBLEMS],
+            "seeds": [0],
+            "steps": 9,
+            "hidden": 8,
+            "batch": 8,
+            "snapshots": 4,
+            "problems": 2,
+            "levels": [9, 0],
+        },
+    },
     "circuits": {
         "search": {
             "shares": [0.3],
@@ -85,7 +99,7 @@ OTHER_RECIPE = {
 TARGETS = {"all", "cards", "planted"}
 TARGETS |= {"exp001", "hessian", "exp002", "landscape", "exp003", "sae", "exp004", "grassmann"}
 TARGETS |= {"exp005", "tangent", "exp006", "score", "exp007", "implicit_bias"}
-TARGETS |= {"exp008", "ntk", "exp009", "circuits", "exp010", "annealing"}
+TARGETS |= {"exp008", "ntk", "exp009", "circuits", "exp010", "annealing", "difference"}
 
 
 class Project:

@@ -165,6 +165,21 @@ def filled(**changes):
             {"implicit_bias": {"course": {"recipes": [FAMILY, "other"]}}},
             "implicit_bias.course.recipes: 'other' is not defined under training",
         ),
+        (
+            {"difference": {"pairs": [["inverse-n5-seed0", "other"]]}},
+            "difference.pairs: 'other' is not defined under models",
+        ),
+        (
+            {"difference": {"pairs": [["inverse-n5-seed0", "addition-n5-seed0"]]}},
+            "difference.pairs: inverse-n5-seed0 is for the problems inverse-n5, addition-n5-seed0 for addition-n5",
+        ),
+        (
+            {
+                "models": CONFIG["models"] | {"mine": {"checkpoint": "a.pt", "problems": FAMILY}},
+                "difference": {"pairs": [["inverse-n5-seed0", "mine"]]},
+            },
+            "models.mine.checkpoint: no file 'a.pt'",
+        ),
     ],
     ids=[
         "problems",
@@ -179,6 +194,9 @@ def filled(**changes):
         "untrained-seed",
         "planted",
         "course",
+        "pair",
+        "pair-problems",
+        "pair-file",
     ],
 )
 def test_names_that_lead_nowhere_are_refused_with_their_key(change, message, monkeypatch):
@@ -191,7 +209,7 @@ def test_names_that_lead_nowhere_are_refused_with_their_key(change, message, mon
 def test_a_network_that_a_recipe_makes_needs_no_file(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     family = {"checkpoint": NETWORK.format(FAMILY, "{seed}"), "seeds": [0, 7], "problems": FAMILY}
-    check_config(filled(models={"mine": family}, select=["mine"]))
+    check_config(filled(models={"mine": family}, select=["mine"], difference={}))
 
 
 def merged(name):

@@ -8,18 +8,18 @@ import torch
 from statsmodels.stats.proportion import proportion_confint
 
 from iredinterp.analyses.landscape import Settings, landscape_tables
-from iredinterp.analyses.landscape.minima import (
+from iredinterp.energy import CallableEnergy, MLPEnergy
+from iredinterp.errors import ConfigError
+from iredinterp.ired.model import EnergyMLP
+from iredinterp.ired.schedule import cosine_schedule
+from iredinterp.ired.tasks import ProblemSpec, draw_problems
+from iredinterp.minima import (
     cluster,
     outside_box,
     posterior_variance,
     search,
     wilson_interval,
 )
-from iredinterp.energy import CallableEnergy, MLPEnergy
-from iredinterp.errors import ConfigError
-from iredinterp.ired.model import EnergyMLP
-from iredinterp.ired.schedule import cosine_schedule
-from iredinterp.ired.tasks import ProblemSpec, draw_problems
 from iredinterp.points import normal_draws, problems_table, q_sample
 from iredinterp.tables import tensor_array, tensor_column
 from iredinterp.truth.analytic import GaussianPosterior, MixturePosterior, haar_orthogonal

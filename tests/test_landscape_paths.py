@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from iredinterp.analyses.landscape.barriers import elastic_band, line, paths_between, string_path
 from iredinterp.analyses.landscape.planes import manifold_plane
 from iredinterp.analyses.landscape.saddles import saddles
 from iredinterp.analyses.landscape.slices import (
@@ -15,6 +14,7 @@ from iredinterp.analyses.landscape.slices import (
     slice_grid,
     states_at,
 )
+from iredinterp.barriers import elastic_band, line, paths_between, string_path
 from iredinterp.energy import CallableEnergy, MLPEnergy
 from iredinterp.ired.model import EnergyMLP
 from iredinterp.ired.sampler import sample

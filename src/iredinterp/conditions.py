@@ -64,6 +64,9 @@ def setting(
         seed: of everything drawn; what is drawn also depends on the checkpoint.
         calibration: fresh problems on which oracle_noise measures the errors of the trained model.
 
+    Returns:
+        The energy and the problems under that condition, and the Bayes-optimal energy of the task.
+
     Raises:
         ConfigError: no such condition, a shuffle of one problem, or a network that does not fit the problems.
         TaskError: the oracle is asked for where there is no computable reference.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from iredinterp.errors import ConfigError
@@ -35,6 +35,13 @@ REAL = {
     "extent",
     "shares",
     "threshold",
+    "reach",
+    "gradient",
+    "hessian",
+    "isotropy",
+    "inertia",
+    "single",
+    "right",
 }
 
 # Networks that the workflow trains, when their path is given as a checkpoint.
@@ -60,7 +67,7 @@ def check_config(config: Mapping) -> None:
     for section in ("models", "training"):
         for name, entry in config[section].items():
             _require(entry["problems"], config["problems"], f"{section}.{name}.problems", "problems")
-    for analysis in ("implicit_bias", "ntk"):
+    for analysis in ("implicit_bias", "ntk", "difference"):
         for name in config[analysis]["course"]["recipes"]:
             _require(name, config["training"], f"{analysis}.course.recipes", "training")
     for family, entry in config["models"].items():
@@ -87,6 +94,8 @@ def check_config(config: Mapping) -> None:
             if family in config["models"]:
                 key = "permuted" if condition == "permuted_targets" else "checkpoint"
                 _check_checkpoint(f"models.{family}.{key}", path, config["training"])
+    for pair in config["difference"]["pairs"]:
+        _check_pair(pair, models, config)
 
 
 def expanded_models(config: Mapping) -> dict[str, dict]:
@@ -98,13 +107,14 @@ def expanded_models(config: Mapping) -> dict[str, dict]:
     Returns:
         By name, `NAME` or, of a family of training seeds, `NAME-seedS`: `replicate` (its family, and its
         seed or None if the configuration does not say), `problems`, `spec` (what that name stands for),
-        `weights`, `checkpoint` (the file each
-        condition starts from; absent where there is none), `conditions` (those defined), `reference` (the
-        oracle, if it is among them), `partner` (the trained checkpoint of the first other seed of its family,
+        `weights`, `checkpoint` (the file each defined condition starts from), `conditions` (those that the
+        figures show), `reference` (the oracle, if it is defined), `partner` (the trained checkpoint of the first other seed of its family,
         if there is one) and `paired` (the conditions that are compared with it).
         Every entry of `problems` has its planted network among them.
     """
     models = {}
+    chosen = config["figures"]["conditions"]
+    shown = CONDITIONS if chosen is None else {"trained", *chosen}
     for family, entry in config["models"].items():
         defined = [name for name in CONDITIONS if not undefined_condition(name, family, config)]
         for seed in entry["seeds"] or [None]:
@@ -120,7 +130,7 @@ def expanded_models(config: Mapping) -> dict[str, dict]:
                 "spec": config["problems"][entry["problems"]],
                 "weights": entry["weights"],
                 "checkpoint": {name: path.replace("{seed}", str(seed)) for name, path in paths.items()},
-                "conditions": defined,
+                "conditions": [name for name in defined if name in shown],
                 "reference": [name for name in defined if name == "oracle"],
             }
     for problems in config["problems"]:
@@ -217,6 +227,22 @@ def _check_problem(key: str, problem: Mapping) -> None:
             raise ConfigError(
                 f"{key}.{name}: found {problem[name]}; it is {fixed} where no rank is given: leave it out"
             )
+
+
+def _check_pair(pair: Sequence[str], models: Mapping[str, Mapping], config: Mapping) -> None:
+    """Refuse two models that are not there, or not for the same problems."""
+    for name in pair:
+        _require(name, models, "difference.pairs", "models")
+        family = models[name]["replicate"]["family"]
+        if family in config["models"]:
+            path = models[name]["checkpoint"]["trained"]
+            _check_checkpoint(f"models.{family}.checkpoint", path, config["training"])
+    first, second = (models[name]["problems"] for name in pair)
+    if first != second:
+        raise ConfigError(
+            f"difference.pairs: {pair[0]} is for the problems {first}, {pair[1]} for {second}; compare two "
+            "models for the same problems"
+        )
 
 
 def _check_checkpoint(key: str, path: str, recipes: Mapping) -> None:

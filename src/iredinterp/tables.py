@@ -110,6 +110,9 @@ def read_table(path: str | Path, columns: list[str] | None = None) -> pa.Table:
         path: a Parquet file.
         columns: names to read, in this order; all by default.
 
+    Returns:
+        Its rows, sorted by the key columns; tensor columns keep their shape.
+
     Raises:
         TableError: no such file, not Parquet, damaged, not ours, another schema version, or no such column.
     """
@@ -146,6 +149,12 @@ def read_stream(
 
 def read_provenance(path: str | Path) -> dict:
     """The footer of a table: its provenance, `schema_version`, and the torch and numpy that made it.
+
+    Args:
+        path: a Parquet file that `write_table` wrote.
+
+    Returns:
+        By name, what `write_table` was given and added.
 
     Raises:
         TableError: as `read_table`.

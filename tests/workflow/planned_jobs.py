@@ -60,6 +60,14 @@ EXP009 = {
     "leaderboard": 1,
 }
 EXP010 = {"problems": 1, "competence": 1, "annealing_block": 7, "gather": 1, "annealing_figures": 1}
+DIFFERENCE = {
+    "problems": 1,
+    "competence": 2,
+    "difference_pair": 2,
+    "difference_figures": 1,
+    "difference_course": 1,
+    "difference_course_figures": 1,
+}
 PLANTED = {
     "planted_network": 1,
     "planted_dictionary": 1,

@@ -15,6 +15,7 @@ from planned_jobs import (
     AT_POINTS,
     CONNECTIVITY,
     COURSES,
+    DIFFERENCE,
     EVERYTHING,
     EXP001,
     EXP002,
@@ -162,7 +163,7 @@ def test_unused_code_reruns_nothing(project):
             "@staticmethod\ndef participation_ratio(",
             HESSIAN,
         ),
-        ("src/iredinterp/templates/card.html", "<html", "<html ", {"competence": 1, **FIGURES}),
+        ("src/iredinterp/templates/card.html", "<h1>", "<h1 >", {"competence": 1, **FIGURES}),
         (
             "src/iredinterp/ired/sampler.py",
             "ANSWER_LIMIT = 2.0",
@@ -320,6 +321,7 @@ def test_targets_by_name_and_by_path(project):
     assert project.planned("exp008") == project.planned("ntk") == EXP008
     assert project.planned("exp009") == project.planned("circuits") == EXP009
     assert project.planned("exp010") == project.planned("annealing") == EXP010
+    assert project.planned("difference") == DIFFERENCE
     assert project.planned("planted") == PLANTED | {"problems": 1}
     assert project.planned("cards") == {"competence": 1}
     assert project.planned(f"results/points/{MODEL}/trained/block-1.parquet") == {"problems": 1, "points": 1}

@@ -37,14 +37,10 @@ STUDIES = [
     if entry["replicate"]["family"] in FAMILIES
     for condition in entry["checkpoint"]
 ]
-REPRESENTATIVES = [
-    next(
-        entry["checkpoint"]["trained"]
-        for entry in CHECKPOINTS.values()
-        if entry["replicate"]["family"] == family
-    )
-    for family in FAMILIES
-]
+REPRESENTATIVE = {
+    entry["replicate"]["family"]: entry["checkpoint"]["trained"]
+    for entry in reversed(CHECKPOINTS.values())
+}
 UNDEFINED = [
     {"family": family, "condition": condition, "reason": reason}
     for family in FAMILIES
@@ -72,42 +68,45 @@ TABLES = {
     "implicit_bias": ("metrics",),
     "ntk": ("metrics",),
 }
-JUDGED = sorted({*TABLES} & {hypothesis.analysis for hypothesis in HYPOTHESES})
-# By study, what is judged of it; of the sweep of autoencoders, the registered one is the first.
-JUDGED_METRICS = {
+# What is judged and tabulated of a study; of a sweep of autoencoders, the registered one is the first.
+METRICS = {
     analysis: [
         f"<results>/{analysis}/{{study}}/blocks/{block}/metrics.parquet"
         for block in BLOCKS
     ]
-    for analysis in JUDGED
+    for analysis in TABLES
 } | {
     "sae": [
         f"<results>/sae/{{study}}/gradient/width-{config['sae']['widths'][0]}/metrics.parquet"
     ],
     "circuits": ["<results>/circuits/{study}/metrics.parquet"],
 }
+JUDGED = sorted({*METRICS} & {hypothesis.analysis for hypothesis in HYPOTHESES})
 STUDY_METRICS = {
-    analysis: [path.format(study=study) for study in STUDIES for path in paths]
-    for analysis, paths in JUDGED_METRICS.items()
+    analysis: [
+        path.format(study=study) for study in STUDIES for path in METRICS[analysis]
+    ]
+    for analysis in JUDGED
 }
 # The default target measures these two under few conditions only.
 SHOWN = {"hessian": ("trained", "oracle"), "sae": ("trained",)}
-PREVIEW_METRICS = {
+SHOWN_METRICS = {
     analysis: [
         path.format(study=f"{model}/{condition}")
         for model in MODELS
-        for condition in CHECKPOINTS[model]["checkpoint"]
+        for condition in CHECKPOINTS[model]["conditions"]
         if condition in SHOWN.get(analysis, CONDITIONS)
         for path in paths
     ]
-    for analysis, paths in JUDGED_METRICS.items()
+    for analysis, paths in METRICS.items()
 }
 PLANTED_METRICS = {
     analysis: f"<results>/{analysis}/planted-{{problems}}/trained/metrics.parquet"
     for analysis in JUDGED
+} | {
+    "sae": "<results>/planted/{problems}/dictionary.parquet",
+    "circuits": "<results>/planted/{problems}/circuits.parquet",
 }
-PLANTED_METRICS["sae"] = "<results>/planted/{problems}/dictionary.parquet"
-PLANTED_METRICS["circuits"] = "<results>/planted/{problems}/circuits.parquet"
 
 
 wildcard_constraints:

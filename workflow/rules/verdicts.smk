@@ -38,7 +38,7 @@ rule verdicts:
 # The same of what the default target measures anyway: the selected seeds, without autoencoders of nulls.
 use rule verdicts as preview with:
     input:
-        **PREVIEW_METRICS,
+        **{analysis: SHOWN_METRICS[analysis] for analysis in JUDGED},
         hypotheses=config["hypotheses"],
         calibrations=collect(rules.calibration.output, problems=FAMILY_PROBLEMS),
     output:
@@ -59,7 +59,7 @@ rule scorecard:
     input:
         hypotheses=config["hypotheses"],
         samples=rules.verdicts.output.samples,
-        checkpoints=REPRESENTATIVES,
+        checkpoints=[REPRESENTATIVE[family] for family in FAMILIES],
     output:
         table="<results>/scorecard.parquet",
         page=report(

@@ -9,7 +9,10 @@ Figures are in `iredinterp.analyses.landscape.drawing`. What lies between two ne
 `iredinterp.analyses.landscape.connectivity`, as a table in `weights`, drawn in `weights_drawing`.
 """
 
-from iredinterp.analyses.landscape.measures import landscape_tables
-from iredinterp.analyses.landscape.settings import Settings
+from iredinterp.lazy import lazy
 
-__all__ = ["Settings", "landscape_tables"]
+_PUBLIC = {
+    "landscape_tables": "iredinterp.analyses.landscape.measures",
+    "Settings": "iredinterp.analyses.landscape.settings",
+}
+__getattr__, __dir__, __all__ = lazy(__name__, _PUBLIC)

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from iredinterp.analyses.landscape.planes import FAMILIES
+from iredinterp.analyses.landscape.names import FAMILIES
 from iredinterp.figures import PALETTE, panel_grid, style
 from iredinterp.panels import (
     CONDITION_COLORS,

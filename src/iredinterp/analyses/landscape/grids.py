@@ -7,7 +7,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from iredinterp.analyses.landscape.planes import FAMILIES, REASONS, planes
+from iredinterp.analyses.landscape.names import FAMILIES
+from iredinterp.analyses.landscape.planes import REASONS, planes
 from iredinterp.analyses.landscape.slices import (
     Plane,
     principal_plane,

@@ -9,10 +9,10 @@ import pyarrow as pa
 import torch
 
 from iredinterp.analyses.landscape.grids import explained_variance, slice_tables
-from iredinterp.analyses.landscape.minima import wilson_interval
 from iredinterp.analyses.landscape.settings import Settings
 from iredinterp.analyses.landscape.study import START_KINDS, Study
 from iredinterp.energy import Energy
+from iredinterp.minima import wilson_interval
 from iredinterp.points import reference_matrices, reference_rank
 from iredinterp.tables import Metric, tensor_array, tidy
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
@@ -11,13 +9,6 @@ from iredinterp.analyses.landscape.slices import Plane, hessian_plane, plane, pr
 from iredinterp.geometry.fixed_rank import FixedRankPoint
 
 # What u and v of each family are called.
-FAMILIES: Mapping[str, tuple[str, str]] = {
-    "random": ("random", "random"),
-    "hessian": ("top", "bottom"),
-    "manifold": ("tangent", "normal"),
-    "minima": ("runner-up", "random"),
-    "trajectory": ("pc1", "pc2"),
-}
 REASONS = {
     "random": "the two directions are parallel",
     "hessian": "the Hessian is not finite",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from iredinterp.analyses.landscape.barriers import Band
+from iredinterp.barriers import Band
 from iredinterp.energy import Energy
 
 # A saddle further than this from the highest image, in spacings between images, is another one's.

@@ -73,7 +73,16 @@ def hessian_plane(hessian: Tensor) -> Plane:
 
 
 def states_at(trajectory: Trajectory, schedule: Schedule, t: int) -> Tensor:
-    """What a sampler run went through at level t, (S + 2, B, d): entered, before each inner step, left."""
+    """What a sampler run went through at one level.
+
+    Args:
+        trajectory: of the levels of the schedule.
+        schedule: the levels.
+        t: level.
+
+    Returns:
+        (S + 2, B, d): entered, before each inner step, left.
+    """
     k = len(trajectory.levels) - 1 - t
     left = schedule.sqrt_alphas_cumprod[t] * trajectory.answers[k]
     return torch.stack([trajectory.entered[k], *trajectory.states[k], left])

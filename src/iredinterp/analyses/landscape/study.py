@@ -10,19 +10,19 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from iredinterp.analyses.landscape.barriers import Band, paths_between
-from iredinterp.analyses.landscape.minima import (
+from iredinterp.analyses.landscape.saddles import Saddles, saddles
+from iredinterp.analyses.landscape.settings import Settings
+from iredinterp.barriers import Band, paths_between
+from iredinterp.energy import Energy
+from iredinterp.errors import ConfigError
+from iredinterp.ired.sampler import Trajectory, sample
+from iredinterp.minima import (
     Search,
     outside_box,
     posterior_variance,
     resolution,
     search,
 )
-from iredinterp.analyses.landscape.saddles import Saddles, saddles
-from iredinterp.analyses.landscape.settings import Settings
-from iredinterp.energy import Energy
-from iredinterp.errors import ConfigError
-from iredinterp.ired.sampler import Trajectory, sample
 from iredinterp.points import normal_draws, point_keys, q_sample
 from iredinterp.tables import tensor_column
 
@@ -152,15 +152,12 @@ class Study:
     @cached_property
     def nearest(self) -> Tensor:
         """Start that found the minimum nearest the answer, (LP,); any where none was found."""
-        return self.distance.where(self.found.distinct, torch.inf).argmin(1)
+        return self.found.nearest(self.answers)
 
     @cached_property
     def runner_up(self) -> Tensor:
         """Start that found the lowest of all other minima, (LP,); −1 where there is none."""
-        others = self.found.distinct.clone()
-        others[torch.arange(len(others), device=others.device), self.nearest] = False
-        lowest = self.found.energy.where(others, torch.inf).argmin(1)
-        return lowest.masked_fill(~others.any(1), -1)
+        return self.found.lowest_besides(self.nearest)
 
     @cached_property
     def paired(self) -> Tensor:

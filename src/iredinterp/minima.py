@@ -45,6 +45,18 @@ class Search:
         same = (self.cluster.unsqueeze(2) == self.cluster.unsqueeze(1)) & self.converged.unsqueeze(1)
         return (same & among).sum(2) * self.converged
 
+    def nearest(self, points: Tensor) -> Tensor:
+        """Start that found the minimum nearest a point (P, d), (P,); any where none was found."""
+        distance = (self.y - points.unsqueeze(1)).norm(dim=2)
+        return distance.where(self.distinct, torch.inf).argmin(1)
+
+    def lowest_besides(self, start: Tensor) -> Tensor:
+        """Start that found the lowest minimum but that of the given start, (P,); −1 where there is none."""
+        others = self.distinct.clone()
+        others[torch.arange(len(others), device=others.device), start] = False
+        lowest = self.energy.where(others, torch.inf).argmin(1)
+        return lowest.masked_fill(~others.any(1), -1)
+
 
 def search(
     energy: Energy,
