@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # LAPACK threads inside one small matrix cost more than they give; jobs are the parallelism.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo verdicts test lint format checkpoints benchmark faults clean
+.PHONY: help setup demo verdicts test lint format docs checkpoints benchmark faults clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -24,13 +24,11 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(READY) ## analyse the bundled checkpoints and write the report
-	@snakemake --cores $(CORES)
-	@snakemake --cores $(CORES) --report results/report.html --quiet
+	@snakemake --cores $(CORES) all report
 	@echo "The report is at $(CURDIR)/results/report.html"
 
 verdicts: $(READY) ## judge the registered hypotheses on every bundled seed and condition
-	@snakemake --cores $(CORES) all verdicts scorecard
-	@snakemake --cores $(CORES) all verdicts scorecard --report results/report.html --quiet
+	@snakemake --cores $(CORES) all verdicts scorecard report --config 'report={verdicts: all}'
 	@echo "The report is at $(CURDIR)/results/report.html, the verdicts alone at $(CURDIR)/results/verdicts.html"
 
 test: $(READY) ## run every test
@@ -46,6 +44,10 @@ format: $(READY) ## rewrite the code in the house style
 	@ruff check --fix . && ruff format .
 	@snakefmt workflow
 
+docs: $(READY) ## build the documentation into docs/_build/html
+	@sphinx-build -W --keep-going -q -b html -c docs . docs/_build/html -d docs/_build/doctrees
+	@echo "The documentation is at $(CURDIR)/docs/_build/html/index.html"
+
 checkpoints: $(READY) ## train the bundled checkpoints anew
 	@snakemake --cores $(CORES) trained
 	@cp results/training/*/checkpoints/*.safetensors resources/checkpoints/
@@ -58,5 +60,5 @@ benchmark: $(READY) ## measure Hessian engines, geometry and training and rewrit
 faults: $(READY) ## kill runs at random, fill the disk, damage files, and rewrite docs/faults.md
 	@python benchmarks/faults.py
 
-clean: ## delete results, logs and caches; keeps .venv
-	@rm -rf results/* logs .snakemake .pytest_cache .ruff_cache
+clean: ## delete results, logs, caches and built pages; keeps .venv
+	@rm -rf results/* logs .snakemake .pytest_cache .ruff_cache docs/_build

@@ -5,11 +5,12 @@ import re
 import pytest
 import torch
 
-from iredinterp.cards import competence_table, render_card, score_model, sentence_of
+from iredinterp.cards import competence_table, render_card, score_model
 from iredinterp.ired.checkpoint import Checkpoint, load_checkpoint
 from iredinterp.ired.model import EnergyMLP
 from iredinterp.ired.sampler import sample
 from iredinterp.ired.tasks import ProblemSpec, make_problems
+from iredinterp.panels import sentence_of
 
 SPEC = ProblemSpec("inverse", 5)
 
@@ -37,7 +38,7 @@ def test_an_untrained_network_shows_no_skill(generator, tmp_path):
     assert sentence_of(table).startswith("no skill")
     render_card("untrained", checkpoint, SPEC, result, tmp_path / "card.html")
     page = (tmp_path / "card.html").read_text()
-    assert 'class="verdict"' in page
+    assert 'class="note"' in page
     assert "no skill" in page
 
 

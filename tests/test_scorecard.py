@@ -123,8 +123,8 @@ def test_the_pages_say_what_was_found(seed, tmp_path):
 def test_the_axis_holds_every_interval_and_the_smallest_effect(seed):
     rng = np.random.default_rng(seed)
     found = next(v for v in judge(REGISTRATION, samples(rng, {"oracle": 3.0}), {}) if v.family)
-    axis = Axis(found)
     ends = [end for contrast in found.contrasts.values() for end in contrast.ci95]
+    axis = Axis(S, [*ends, np.nan, np.inf])
     assert all(0 < axis.at(end) < 100 for end in [*ends, -S, S])
     assert axis.at(min(ends)) < axis.at(max(ends))
     assert (axis.at(-np.inf), axis.at(np.inf)) == (0, 100)

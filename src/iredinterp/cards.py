@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +18,7 @@ from iredinterp.ired.tasks import ProblemSpec
 from iredinterp.pages import render_page
 
 BATCH = 256
+ENTRIES = ("all", "missing", "observed")
 
 
 def score_model(model: EnergyMLP, spec: ProblemSpec, count: int, seed: int, name: str = "NAME") -> Competence:
@@ -64,24 +67,43 @@ def competence_table(name: str, checkpoint: Checkpoint, result: Competence) -> p
     return pa.Table.from_pylist([shared | row for row in result.rows()])
 
 
-def sentence_of(table: pa.Table) -> str:
-    """The card's conclusion, from its table."""
-    return table["sentence"][0].as_py()
+@dataclass(frozen=True)
+class Card:
+    """What a competence table says.
+
+    Attributes:
+        identity: its columns that speak of the model: model, task, n, seed, step, weights, sha256, problems,
+            deciding, shows_skill, sentence.
+        entries: kinds of entries that errors are given for.
+        rows: predictor, its name in words, and (mse, stderr) by kind of entry; the model first.
+    """
+
+    identity: Mapping
+    entries: tuple[str, ...]
+    rows: tuple[tuple[str, str, Mapping[str, tuple[float, float]]], ...]
+
+
+def card(table: pa.Table) -> Card:
+    """The card of a competence table, in whatever order its rows are."""
+    rows = table.to_pylist()
+    labels = {MODEL: "this model", **BASELINE_NAMES}
+    scores: dict[str, dict[str, tuple[float, float]]] = {}
+    for row in rows:
+        scores.setdefault(row["predictor"], {})[row["entries"]] = row["mse"], row["stderr"]
+    present = [name for name in labels if name in scores]
+    entries = [kind for kind in ENTRIES if kind in scores[MODEL]]
+    return Card(rows[0], tuple(entries), tuple((name, labels[name], scores[name]) for name in present))
 
 
 def render_card(
     name: str, checkpoint: Checkpoint, spec: ProblemSpec, result: Competence, path: str | Path
 ) -> None:
     """Write the card as a self-contained HTML page, atomically."""
-    entries = list(dict.fromkeys(row["entries"] for row in result.rows()))
     render_page(
         "card.html",
         path,
         name=name,
         checkpoint=checkpoint,
         spec={key: value for key, value in spec.to_dict().items() if value is not None},
-        result=result,
-        entries=entries,
-        predictors=list(dict.fromkeys(row["predictor"] for row in result.rows())),
-        labels={MODEL: "this model", **BASELINE_NAMES},
+        card=card(competence_table(name, checkpoint, result)),
     )

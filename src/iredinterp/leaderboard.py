@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,40 @@ def q_samples(
     return problems.x, y, torch.full((count,), t)
 
 
+@dataclass(frozen=True)
+class Board:
+    """The leaderboard of one family of shapes.
+
+    Attributes:
+        family: its name.
+        rows: method, mean AUROC over levels by decoy (None where every unit is needed) and seconds per level;
+            the best method with every decoy first.
+    """
+
+    family: str
+    rows: tuple[tuple[str, Mapping[str, float | None], float], ...]
+
+
+def boards(recovered: pa.Table, costs: pa.Table) -> list[Board]:
+    """Leaderboards of all hidden layers together.
+
+    Args:
+        recovered: from `leaderboard`, of any number of families.
+        costs: likewise.
+    """
+    frame, seconds = recovered.to_pandas(), costs.to_pandas()
+    frame = frame[(frame["metric"] == "auroc") & frame["layer"].isna()]
+    found = []
+    for family, mine in frame.groupby("family"):
+        means = mine.groupby(["method", "decoy"])["value"].mean().unstack()[list(DECOYS)]
+        spent = seconds[seconds["family"] == family].groupby("method")["seconds"].mean()
+        means = means.sort_values([EVERY, "none"], ascending=False, kind="stable")
+        values = means.astype(object).where(means.notna(), None)
+        rows = ((name, values.loc[name].to_dict(), float(spent[name])) for name in values.index)
+        found.append(Board(str(family), tuple(rows)))
+    return found
+
+
 def render_leaderboard(recovered: pa.Table, costs: pa.Table, path: str | Path) -> None:
     """Write the leaderboard as a self-contained HTML page, atomically.
 
@@ -135,13 +170,4 @@ def render_leaderboard(recovered: pa.Table, costs: pa.Table, path: str | Path) -
         costs: likewise.
         path: file to write.
     """
-    frame, seconds = recovered.to_pandas(), costs.to_pandas()
-    frame = frame[(frame["metric"] == "auroc") & frame["layer"].isna()]
-    boards = []
-    for family, mine in frame.groupby("family"):
-        means = mine.groupby(["method", "decoy"])["value"].mean().unstack()[list(DECOYS)]
-        spent = seconds[seconds["family"] == family].groupby("method")["seconds"].mean()
-        means = means.sort_values([EVERY, "none"], ascending=False, kind="stable")
-        values = means.astype(object).where(means.notna(), None)
-        boards.append((family, [(name, values.loc[name].to_list(), spent[name]) for name in values.index]))
-    render_page("leaderboard.html", path, boards=boards, decoys=list(DECOYS))
+    render_page("leaderboard.html", path, boards=boards(recovered, costs))

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import re
+from math import isnan
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup, escape
 
 from iredinterp.files import atomic_file
+
+UNDEFINED = "–"
+# One letter, with its accents and powers, before one letter: σ_t, ∇²_yE, but not q_sample.
+SUBSCRIPT = re.compile(r"((?<![A-Za-z])[A-Za-z\u0370-\u03ff\u1f00-\u1fff\u0304²]|‖)_([A-Za-z0-9*])(?![a-z_])")
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number to so many significant digits, or a dash where there is none."""
+    return UNDEFINED if value is None or isnan(value) else f"{value:.{digits}g}".replace("inf", "∞")
+
+
+def formula(text: str) -> Markup:
+    """Text with its indices set as such: σ_t as σ with the subscript t."""
+    return Markup(SUBSCRIPT.sub(r"\1<sub>\2</sub>", str(escape(text))))
 
 
 def render_page(template: str, path: str | Path, **content) -> None:
@@ -24,6 +41,7 @@ def render_page(template: str, path: str | Path, **content) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"number": number, "formula": formula}
     page = environment.get_template(template).render(**content)
     with atomic_file(path) as file:
         file.write(page.encode())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import isfinite
 from pathlib import Path
 
@@ -26,14 +26,13 @@ class Axis:
     """Positions on a horizontal axis that holds ±s and every interval of a verdict, in percent.
 
     Args:
-        verdict: a verdict with at least one contrast.
+        sesoi: s, the smallest effect of interest.
+        ends: effects and ends of intervals; what is not finite is left out.
     """
 
-    def __init__(self, verdict: Verdict):
-        s = verdict.hypothesis.sesoi
-        ends = [end for contrast in verdict.contrasts.values() for end in (*contrast.ci95, contrast.effect)]
-        ends = [end for end in ends if isfinite(end)] + [-s, s]
-        low, high = min(ends), max(ends)
+    def __init__(self, sesoi: float, ends: Iterable[float]):
+        finite = [end for end in ends if isfinite(end)] + [-sesoi, sesoi]
+        low, high = min(finite), max(finite)
         margin = MARGIN * (high - low)
         self.low, self.width = low - margin, high - low + 2 * margin
 
@@ -53,13 +52,17 @@ def render_verdicts(
         reproduce: the command that repeats them.
         path: file to write.
     """
-    measured = [found for found in verdicts if found.family]
     render_page(
         "verdicts.html",
         path,
         registration=registration,
-        measured=[(found, Axis(found) if found.contrasts else None) for found in measured],
+        measured=[(found, _axis(found)) for found in verdicts if found.family],
         unmeasured=[found for found in verdicts if not found.family],
         rule=RULE,
         reproduce=reproduce,
     )
+
+
+def _axis(found: Verdict) -> Axis | None:
+    ends = [end for contrast in found.contrasts.values() for end in (*contrast.ci95, contrast.effect)]
+    return Axis(found.hypothesis.sesoi, ends) if ends else None
