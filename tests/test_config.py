@@ -14,6 +14,7 @@ from iredinterp.config import (
     check_config,
     expanded_models,
     selected_models,
+    typed,
     undefined_condition,
 )
 from iredinterp.errors import ConfigError, TaskError
@@ -313,3 +314,13 @@ def test_the_oracle_is_said_to_be_undefined_exactly_where_it_refuses(law):
             BayesOracle(ProblemSpec.from_dict(law))
     else:
         BayesOracle(ProblemSpec.from_dict(law))
+
+
+def test_values_inside_braces_on_the_command_line_are_what_yaml_makes_of_them():
+    told = {
+        "sampling": {"count": "128"},
+        "select": ["mine"],
+        "a": {"b": ["1.5", "true", "null", "[", "1: 2", ""]},
+    }
+    read = {"sampling": {"count": 128}, "select": ["mine"], "a": {"b": [1.5, True, None, "[", "1: 2", None]}}
+    assert typed(told) == read

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import yaml
+
 from iredinterp.errors import ConfigError
 
 CONDITIONS = (
@@ -46,6 +48,27 @@ REAL = {
 
 # Networks that the workflow trains, when their path is given as a checkpoint.
 TRAINED_HERE = re.compile(r"results/networks/(?P<recipe>.+)-seed(?P<seed>\d+)\.safetensors")
+
+
+def typed(value):
+    """Numbers, truth values and null instead of their texts, anywhere in a value of Snakemake's --config.
+
+    Snakemake reads `key=number` as a number, and every value inside braces or brackets as text.
+
+    Args:
+        value: text, or lists and mappings of it.
+    """
+    if isinstance(value, Mapping):
+        return {key: typed(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [typed(entry) for entry in value]
+    if not isinstance(value, str):
+        return value
+    try:
+        read = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+    return read if read is None or isinstance(read, int | float) else value
 
 
 def check_config(config: Mapping) -> None:
@@ -108,8 +131,9 @@ def expanded_models(config: Mapping) -> dict[str, dict]:
         By name, `NAME` or, of a family of training seeds, `NAME-seedS`: `replicate` (its family, and its
         seed or None if the configuration does not say), `problems`, `spec` (what that name stands for),
         `weights`, `checkpoint` (the file each defined condition starts from), `conditions` (those that the
-        figures show), `reference` (the oracle, if it is defined), `partner` (the trained checkpoint of the first other seed of its family,
-        if there is one) and `paired` (the conditions that are compared with it).
+        figures show), `reference` (the oracle, if it is defined), `partner` (the trained checkpoint of the
+        first other seed of its family, if there is one) and `paired` (the conditions that are compared with
+        it).
         Every entry of `problems` has its planted network among them.
     """
     models = {}

@@ -324,6 +324,8 @@ def test_targets_by_name_and_by_path(project):
     assert project.planned("difference") == DIFFERENCE
     assert project.planned("planted") == PLANTED | {"problems": 1}
     assert project.planned("cards") == {"competence": 1}
+    more = project.planned("hessian", "--config", "sampling={count: 8}")
+    assert more["hessian_block"] == 2 * EXP001["hessian_block"]
     assert project.planned(f"results/points/{MODEL}/trained/block-1.parquet") == {"problems": 1, "points": 1}
     assert project.planned("trained") == {"train": 8, "trained": 1}
 
@@ -386,6 +388,18 @@ def test_the_report_is_one_offline_page_with_every_figure(built):
     ):
         assert name in page
     assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?://', page)
+
+
+def test_the_report_of_ours_shows_every_figure_and_links_to_files_that_are_there(project):
+    assert project.planned("report") == {"preview": 1, "report": 1}
+    project.snakemake("report")
+    page = (project.folder / "results/report.html").read_text()
+    figures = {path for path in (project.folder / "results").rglob("*.png")}
+    assert page.count('src="data:image/png') == len(figures) > 30
+    linked = set(re.findall(r'href="([^"#]+)"', page))
+    assert {str(path.relative_to(project.folder / "results")) for path in figures} <= linked
+    assert all((project.folder / "results" / path).is_file() for path in linked)
+    assert project.planned("report") == {}
 
 
 def test_the_bundled_checkpoints_were_trained_by_the_committed_recipes():

@@ -2,19 +2,21 @@ from math import ceil
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
-from snakemake.utils import validate
+from snakemake.utils import update_config, validate
 
 from iredinterp.config import (
     CONDITIONS,
     check_config,
     expanded_models,
     selected_models,
+    typed,
     undefined_condition,
 )
 from iredinterp.errors import IredInterpError
 from iredinterp.evidence.hypotheses import read_hypotheses
 from iredinterp.provenance import code_digest
 
+update_config(config, typed(workflow.config_settings.config))
 validate(config, schema="../schemas/config.schema.yaml")
 try:
     check_config(config)
@@ -25,10 +27,8 @@ except IredInterpError as error:
 ROOT = Path(workflow.basedir).parent
 CHECKPOINTS = expanded_models(config)
 MODELS = selected_models(config)
-FAMILIES = sorted(
-    {CHECKPOINTS[model]["replicate"]["family"] for model in MODELS}
-    & {*config["models"]}
-)
+OF_MODELS = {CHECKPOINTS[model]["replicate"]["family"] for model in MODELS}
+FAMILIES = sorted(OF_MODELS & {*config["models"]})
 FAMILY_PROBLEMS = [config["models"][family]["problems"] for family in FAMILIES]
 PROBLEMS = sorted({CHECKPOINTS[model]["problems"] for model in MODELS})
 STUDIES = [
@@ -55,7 +55,6 @@ TRAINED_ON = {
     for recipe, settings in config["training"].items()
 }
 BLOCKS = range(ceil(config["sampling"]["count"] / config["sampling"]["block"]))
-# Beside SVG, which every figure has.
 FORMATS = ["pdf", "png"] if config["figures"]["pdf"] else ["png"]
 # Analyses that go block by block, each with the tables that its jobs write.
 TABLES = {

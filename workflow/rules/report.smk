@@ -12,6 +12,19 @@ JUDGEMENT = {
     },
 }[config["report"]["verdicts"]]
 
+DIFFERENCES = [
+    collect(
+        rules.difference_figures.output,
+        zip,
+        model=[model for model, _ in config["difference"]["pairs"]],
+        other=[other for _, other in config["difference"]["pairs"]],
+    ),
+    collect(
+        rules.difference_course_figures.output,
+        recipe=config["difference"]["course"]["recipes"],
+    ),
+]
+
 
 # Beside the verdicts it needs only what `all` makes.
 rule report:
@@ -68,6 +81,7 @@ rule report:
             collect(rules.annealing_figures.output, model=MODELS),
             SHOWN_METRICS["annealing"],
         ],
+        difference=DIFFERENCES if config["report"]["differences"] else [],
         verdicts=JUDGEMENT["verdicts"],
         contrasts=JUDGEMENT["contrasts"],
         scorecard=JUDGEMENT["scorecard"],
