@@ -394,7 +394,7 @@ def test_the_report_of_ours_shows_every_figure_and_links_to_files_that_are_there
     assert project.planned("report") == {"preview": 1, "report": 1}
     project.snakemake("report")
     page = (project.folder / "results/report.html").read_text()
-    figures = {path for path in (project.folder / "results").rglob("*.png")}
+    figures = set((project.folder / "results").rglob("*.png"))
     assert page.count('src="data:image/png') == len(figures) > 30
     linked = set(re.findall(r'href="([^"#]+)"', page))
     assert {str(path.relative_to(project.folder / "results")) for path in figures} <= linked

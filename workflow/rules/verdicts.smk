@@ -50,6 +50,8 @@ use rule verdicts as preview with:
         "<logs>/preview.log",
     benchmark:
         "<benchmarks>/preview.jsonl"
+    params:
+        reproduce=f"snakemake preview --config 'select=[{','.join(MODELS)}]'",
     message:
         "Judge the registered hypotheses on the selected seeds"
 

@@ -416,8 +416,9 @@ def _gap(found: Verdict, registration: Registration) -> tuple[str, str] | None:
     if found.seeds < least:
         best = smallest_p(found.seeds)
         above = f", above {registration.alpha:g}" if best > registration.alpha else ""
+        seeds = "1 seed" if found.seeds == 1 else f"{found.seeds} seeds"
         return "INCONCLUSIVE", (
-            f"{found.seeds} seeds: the smallest two-sided p is {best:.4g}{above}; train at least {least}"
+            f"{seeds}: the smallest two-sided p is {best:.4g}{above}; train at least {least}"
         )
     return None
 
