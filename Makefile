@@ -52,10 +52,11 @@ checkpoints: $(READY) ## train the bundled checkpoints anew
 	@snakemake --cores $(CORES) trained
 	@cp results/training/*/checkpoints/*.safetensors resources/checkpoints/
 
-benchmark: $(READY) ## measure Hessian engines, geometry and training and rewrite benchmarks/RESULTS.md
+benchmark: $(READY) ## measure Hessian engines, geometry, training and searches and rewrite benchmarks/RESULTS.md
 	@python benchmarks/hessian.py
 	@python benchmarks/grassmann.py
 	@python benchmarks/training.py
+	@python benchmarks/landscape.py
 
 faults: $(READY) ## kill runs at random, fill the disk, damage files, and rewrite docs/faults.md
 	@python benchmarks/faults.py
