@@ -32,7 +32,7 @@ verdicts: $(READY) ## judge the registered hypotheses on every bundled seed and 
 	@echo "The report is at $(CURDIR)/results/report.html, the verdicts alone at $(CURDIR)/results/verdicts.html"
 
 test: $(READY) ## run every test
-	@python -m pytest --numprocesses 2 --dist worksteal
+	@python -m pytest --numprocesses 2 --dist worksteal --durations 25
 
 lint: $(READY) ## check style: ruff, snakefmt, snakemake --lint
 	@ruff check .

@@ -4,10 +4,10 @@ from iredinterp.analyses.circuits import frames
 from iredinterp.analyses.circuits.drawing import figures
 from iredinterp.analyses.circuits.export import circuit_graph, write_graphml
 from iredinterp.analyses.circuits.nodes import input_groups
-from iredinterp.cards import sentence_of
 from iredinterp.energy import load_energy
 from iredinterp.figures import save_figure
 from iredinterp.ired.tasks import ProblemSpec
+from iredinterp.panels import sentence_of
 from iredinterp.runlog import run_log
 from iredinterp.tables import gather, read_table
 

@@ -1,8 +1,8 @@
 """EXP-001: figures of one model."""
 
 from iredinterp.analyses.hessian.drawing import figures
-from iredinterp.cards import sentence_of
 from iredinterp.figures import save_figure
+from iredinterp.panels import sentence_of
 from iredinterp.runlog import run_log
 from iredinterp.tables import read_table
 

@@ -1,8 +1,8 @@
 """EXP-002: figure of the loss between two training seeds."""
 
 from iredinterp.analyses.landscape.weights_drawing import figure_connectivity
-from iredinterp.cards import sentence_of
 from iredinterp.figures import save_figure
+from iredinterp.panels import sentence_of
 from iredinterp.runlog import run_log
 from iredinterp.tables import read_table
 

@@ -2,9 +2,9 @@
 
 from iredinterp.analyses.sae.drawing import figures
 from iredinterp.analyses.sae.pictures import read_shown
-from iredinterp.cards import sentence_of
 from iredinterp.figures import save_figure
 from iredinterp.ired.tasks import ProblemSpec
+from iredinterp.panels import sentence_of
 from iredinterp.runlog import run_log
 from iredinterp.tables import gather, read_table
 

@@ -1,8 +1,8 @@
 """EXP-005: figures of one model under all conditions."""
 
 from iredinterp.analyses.tangent.drawing import figures
-from iredinterp.cards import sentence_of
 from iredinterp.figures import save_figure
+from iredinterp.panels import sentence_of
 from iredinterp.runlog import run_log
 from iredinterp.tables import gather, read_table
 

@@ -10,7 +10,7 @@ import scipy.stats
 import torch
 
 from iredinterp.analyses.annealing import annealing_table
-from iredinterp.analyses.annealing.arms import FULL, arms_of
+from iredinterp.analyses.annealing.arms import arms_of
 from iredinterp.analyses.annealing.calibration import (
     calibration,
     ranks,
@@ -24,6 +24,7 @@ from iredinterp.analyses.annealing.modes import (
     settled_level,
     singular_directions,
 )
+from iredinterp.analyses.annealing.names import FULL
 from iredinterp.energy import CallableEnergy, MLPEnergy
 from iredinterp.errors import ConfigError
 from iredinterp.ired.model import EnergyMLP

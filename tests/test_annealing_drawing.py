@@ -8,8 +8,8 @@ import pytest
 from test_annealing import COUNT, KEYS, D, N, attractor, normal, table_of, values
 
 from iredinterp.analyses.annealing import annealing_table
-from iredinterp.analyses.annealing.arms import FULL
 from iredinterp.analyses.annealing.drawing import figures
+from iredinterp.analyses.annealing.names import FULL
 from iredinterp.errors import TableError
 from iredinterp.figures import save_figure
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from iredinterp.analyses.annealing.arms import FULL, arm_errors, arms_of
+from iredinterp.analyses.annealing.arms import arm_errors, arms_of
 from iredinterp.analyses.annealing.ledger import accept_disagreement
 from iredinterp.analyses.annealing.modes import Directions, coarse_first_exponent, singular_directions
+from iredinterp.analyses.annealing.names import FULL
 from iredinterp.energy import load_energy
 from iredinterp.ired.sampler import sample
 from iredinterp.ired.tasks import ProblemSpec, draw_problems

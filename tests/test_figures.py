@@ -13,6 +13,7 @@ from scipy.stats import binom, norm
 
 from iredinterp.errors import ConfigError
 from iredinterp.figures import (
+    METADATA,
     PALETTE,
     confidence_band,
     level_color,
@@ -92,6 +93,18 @@ def test_a_saved_figure_is_closed_even_when_saving_fails(tmp_path, monkeypatch):
     assert (tmp_path / "a.png").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".png", ".pdf"])
+def test_a_file_is_to_the_byte_the_one_that_matplotlib_writes(tmp_path, seed, suffix):
+    ours, theirs = tmp_path / f"ours{suffix}", tmp_path / f"theirs{suffix}"
+    figure = plt.figure(figsize=(3, 2))
+    figure.add_axes((0.25, 0.25, 0.5, 0.5)).plot(np.random.default_rng(seed).standard_normal(9), label="σ")
+    figure.legend()
+    save_figure(figure, ours)
+    with style():
+        figure.savefig(theirs, metadata=METADATA[suffix])
+    assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_an_unknown_format_is_refused_before_anything_is_written(tmp_path):

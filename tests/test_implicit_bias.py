@@ -16,7 +16,7 @@ from iredinterp.analyses.implicit_bias.comparators import (
     posterior_mean,
 )
 from iredinterp.analyses.implicit_bias.measures import matched_errors, nearest, pull, spectral_shape
-from iredinterp.analyses.implicit_bias.solutions import COMPARATORS, NUCLEAR, POSTERIOR, SQUARES, ZERO
+from iredinterp.analyses.implicit_bias.names import COMPARATORS, NUCLEAR, POSTERIOR, SQUARES, ZERO
 from iredinterp.energy import CallableEnergy, MLPEnergy
 from iredinterp.errors import ConfigError, TableError
 from iredinterp.ired.schedule import cosine_schedule

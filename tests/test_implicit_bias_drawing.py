@@ -10,8 +10,7 @@ from test_implicit_bias import KEYS, N, answering, drawn, normal, values
 
 from iredinterp.analyses.implicit_bias import implicit_bias_table
 from iredinterp.analyses.implicit_bias.drawing import figures
-from iredinterp.analyses.implicit_bias.inference import MATCHED
-from iredinterp.analyses.implicit_bias.solutions import COMPARATORS, NUCLEAR, RIGHT, ZERO
+from iredinterp.analyses.implicit_bias.names import COMPARATORS, MATCHED, NUCLEAR, RIGHT, ZERO
 from iredinterp.errors import TableError
 from iredinterp.figures import save_figure
 from iredinterp.ired.tasks import ProblemSpec, draw_problems

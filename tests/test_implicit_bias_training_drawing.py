@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pytest
 
 from iredinterp.analyses.implicit_bias.course_tables import course_tables
-from iredinterp.analyses.implicit_bias.mode_times import SINGULAR, TURNED
+from iredinterp.analyses.implicit_bias.names import SINGULAR, TURNED
 from iredinterp.analyses.implicit_bias.training_drawing import figures
 from iredinterp.errors import TableError
 from iredinterp.ired.tasks import ProblemSpec

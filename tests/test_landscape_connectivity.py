@@ -251,7 +251,8 @@ def test_only_families_of_several_seeds_have_a_partner():
         "single": family | {"checkpoint": "single.pt", "seeds": []},
         "one": family | {"checkpoint": "one-{seed}.pt", "seeds": [4]},
     }
-    found = expanded_models({"models": models, "problems": {"sums": problem}, "planted": {"seed": 0}})
+    config = {"models": models, "problems": {"sums": problem}, "planted": {"seed": 0}}
+    found = expanded_models(config | {"figures": {"conditions": None}})
     partners = {name: entry["partner"] for name, entry in found.items()}
     assert partners == {
         "several-seed4": ["several-5.pt"],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from iredinterp.analyses.ntk.factors import LAYERS, Factors, Points
+from iredinterp.analyses.ntk.factors import Factors, Points
 from iredinterp.analyses.ntk.generic import (
     gradient_field,
     kernel_blocks,
@@ -21,6 +21,7 @@ from iredinterp.analyses.ntk.kernels import (
     pilot_basis,
     probe_directions,
 )
+from iredinterp.analyses.ntk.names import LAYERS
 from iredinterp.errors import ConfigError
 from iredinterp.ired.model import EnergyMLP
 from iredinterp.truth.analytic import haar_orthogonal

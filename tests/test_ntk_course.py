@@ -13,10 +13,11 @@ import torch
 from iredinterp.analyses.ntk import ntk_table
 from iredinterp.analyses.ntk.alignment import debiased_alignment
 from iredinterp.analyses.ntk.block import Sampling
-from iredinterp.analyses.ntk.course import FIRST, LAST, Probe, course_table, linearisation_error
+from iredinterp.analyses.ntk.course import Probe, course_table, linearisation_error
 from iredinterp.analyses.ntk.course_drawing import figure_course
 from iredinterp.analyses.ntk.drawing import figures
 from iredinterp.analyses.ntk.kernels import gradient_kernel_trace
+from iredinterp.analyses.ntk.names import FIRST, LAST
 from iredinterp.energy import MLPEnergy
 from iredinterp.errors import ConfigError, TableError
 from iredinterp.ired.course import snapshot_steps, trained_states

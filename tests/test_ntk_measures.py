@@ -8,12 +8,13 @@ import torch
 
 from iredinterp.analyses.ntk import ntk_table
 from iredinterp.analyses.ntk.alignment import debiased_alignment, permuted_alignment, u_centred
-from iredinterp.analyses.ntk.block import KERNELS, spectral_shape
-from iredinterp.analyses.ntk.coupling import OTHER, SAME, level_coupling
-from iredinterp.analyses.ntk.factors import LAYERS, Points
+from iredinterp.analyses.ntk.block import spectral_shape
+from iredinterp.analyses.ntk.coupling import level_coupling
+from iredinterp.analyses.ntk.factors import Points
 from iredinterp.analyses.ntk.generic import gradient_field, kernel_blocks, mlp_energy
 from iredinterp.analyses.ntk.kernels import gradient_kernel_trace
-from iredinterp.analyses.ntk.measures import NO_PARAMETERS, TARGETS
+from iredinterp.analyses.ntk.measures import NO_PARAMETERS
+from iredinterp.analyses.ntk.names import KERNELS, LAYERS, OTHER, SAME, TARGETS
 from iredinterp.energy import CallableEnergy, MLPEnergy
 from iredinterp.errors import ConfigError, TableError
 from iredinterp.ired.model import EnergyMLP

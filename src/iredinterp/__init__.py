@@ -3,7 +3,7 @@
 The names below load their modules on first use, so that importing the package costs nothing.
 """
 
-from importlib import import_module
+from iredinterp.lazy import lazy
 
 _PUBLIC = {
     "Energy": "iredinterp.energy",
@@ -53,16 +53,4 @@ _PUBLIC = {
     "read_table": "iredinterp.tables",
     "write_table": "iredinterp.tables",
 }
-__all__ = sorted(_PUBLIC)
-
-
-def __getattr__(name: str):
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'iredinterp' has no attribute {name!r}")
-    value = getattr(import_module(_PUBLIC[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__():
-    return sorted({*globals(), *_PUBLIC})
+__getattr__, __dir__, __all__ = lazy(__name__, _PUBLIC)

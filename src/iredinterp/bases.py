@@ -10,7 +10,7 @@ from scipy.special import betaincinv
 from torch import Tensor
 from torch.nn.functional import pad
 
-BASES = ("column", "row", "core", "tangent", "outer", "symmetric")
+from iredinterp.names import BASES
 
 
 @dataclass(frozen=True)

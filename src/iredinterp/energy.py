@@ -474,6 +474,9 @@ def _graph_hvp(gradient: Tensor, point: Tensor) -> Callable[[Tensor], Tensor]:
         return torch.zeros_like
 
     def multiply(v: Tensor) -> Tensor:
-        return torch.autograd.grad(gradient, point, v, retain_graph=True)[0].detach()
+        # Not as `grad_outputs`, which loads SymPy: half a second in every job.
+        with torch.enable_grad():
+            product = (gradient * v).sum()
+        return torch.autograd.grad(product, point, retain_graph=True)[0].detach()
 
     return multiply

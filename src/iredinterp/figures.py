@@ -8,9 +8,11 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
-from scipy.stats import bootstrap
 
 from iredinterp.errors import ConfigError
 from iredinterp.files import atomic_file
@@ -50,6 +52,12 @@ PALETTE = {  # Okabe & Ito 2008
     "blue": "#0072B2",
     "vermillion": "#D55E00",
     "purple": "#CC79A7",
+}
+
+PRINTERS = {
+    ".pdf": lambda figure: FigureCanvasPdf(figure).print_pdf,
+    ".svg": lambda figure: FigureCanvasSVG(figure).print_svg,
+    ".png": lambda figure: FigureCanvasAgg(figure).print_png,
 }
 
 # None removes the entry, so that neither the date nor matplotlib's version reaches the file.
@@ -125,8 +133,10 @@ def save_figure(figure: Figure, *paths: str | Path) -> None:
         with style():
             _settle(figure)
             for path in map(Path, paths):
+                # Not `savefig`, which draws twice: the first time for a layout, and that is settled.
+                figure.set_dpi(RC["savefig.dpi"])
                 with atomic_file(path) as file:
-                    figure.savefig(file, format=path.suffix[1:], metadata=METADATA[path.suffix])
+                    PRINTERS[path.suffix](figure)(file, metadata=METADATA[path.suffix])
     finally:
         plt.close(figure)
 
@@ -134,7 +144,8 @@ def save_figure(figure: Figure, *paths: str | Path) -> None:
 def _settle(figure: Figure) -> None:
     # The solver behind the constrained layout is exact to rounding only, and the names of an SVG's clip paths
     # are digests of the axes' bounds: without this, two runs may differ in their last bits.
-    figure.draw_without_rendering()
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
     figure.set_layout_engine("none")
     for axes in figure.axes:
         axes.set_position(np.round(axes.get_position(original=True).bounds, 6))
@@ -173,15 +184,9 @@ def confidence_band(
 def _median_interval(values: np.ndarray, level: float, resamples: int, seed: int) -> tuple[float, ...]:
     if len(values) < 2:
         return (values.item() if len(values) else np.nan,) * 3
-    interval = bootstrap(
-        (values,),
-        np.median,
-        confidence_level=level,
-        n_resamples=resamples,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return np.median(values), interval.low, interval.high
+    draws = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
+    low, high = np.percentile(np.median(values[draws], axis=1), [50 * (1 - level), 50 * (1 + level)])
+    return np.median(values), low, high
 
 
 def plot_band(

@@ -21,7 +21,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from iredinterp.errors import TableError
 from iredinterp.figures import PALETTE, plot_band
-from iredinterp.points import MODEL_KEYS
+from iredinterp.names import MODEL_KEYS
 
 NOISY_TO_SHARP = "noisiest → sharpest"
 STEPS = "training step"
@@ -62,6 +62,24 @@ def one_model(table: pa.Table, point_kind: str) -> pa.Table:
                 f"figure: a figure shows one model; found {name} {found}: filter the table first"
             )
     return table
+
+
+def one_course(table: pa.Table) -> pd.DataFrame:
+    """The rows of a course.
+
+    Raises:
+        TableError: none, or those of several recipes.
+    """
+    metrics = table.to_pandas()
+    if metrics["family"].nunique() != 1:
+        found = ", ".join(sorted(metrics["family"].unique())) or "none"
+        raise TableError(f"figure: a figure shows one course; found {found}: filter the table")
+    return metrics
+
+
+def sentence_of(competence: pa.Table) -> str:
+    """What a model can do, in a sentence: the conclusion of its competence card, from the card's table."""
+    return competence["sentence"][0].as_py()
 
 
 def metric_rows(table: pa.Table, metric: str, component: str = "") -> pd.DataFrame:

@@ -20,21 +20,8 @@ from iredinterp.errors import ConfigError
 from iredinterp.ired.sampler import sample
 from iredinterp.ired.schedule import Schedule
 from iredinterp.ired.tasks import Problems, ProblemSpec
+from iredinterp.names import MODEL_KEYS
 from iredinterp.tables import tensor_array, tensor_column
-
-# What every table says of the model a row belongs to; null where it does not apply.
-MODEL_KEYS = {
-    "model": pa.string(),
-    "family": pa.string(),
-    "condition": pa.string(),
-    "task": pa.string(),
-    "n": pa.int32(),
-    "rank": pa.int32(),
-    "kappa": pa.float64(),
-    "seed": pa.int64(),
-    "step": pa.int64(),
-    "weights": pa.string(),
-}
 
 CURVATURE_FLOOR = 1e-3
 # Rank of the subspaces of problems that have none: the leading singular directions.

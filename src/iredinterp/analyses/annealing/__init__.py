@@ -11,6 +11,9 @@ isotropic errors give it to any directions. `coarse_first_exponent` therefore is
 Figures are in `iredinterp.analyses.annealing.drawing`.
 """
 
-from iredinterp.analyses.annealing.measures import annealing_table
+from iredinterp.lazy import lazy
 
-__all__ = ["annealing_table"]
+_PUBLIC = {
+    "annealing_table": "iredinterp.analyses.annealing.measures",
+}
+__getattr__, __dir__, __all__ = lazy(__name__, _PUBLIC)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from iredinterp.analyses.annealing.names import FULL
 from iredinterp.energy import Energy
 from iredinterp.ired.sampler import sample
 
 # Size, relative to the answer, of errors that come of the released schedule's float32 constants alone.
 ROUNDING = 1e-6
 INNER_STEPS = 5
-FULL = "full"
 MORE = 10
 
 

@@ -10,8 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from iredinterp.analyses.annealing.arms import FULL
-from iredinterp.analyses.annealing.measures import ANSWER, LEVELS, RUNS
+from iredinterp.analyses.annealing.names import ANSWER, FULL, LEVELS, RUNS
 from iredinterp.figures import confidence_band, panel_grid, style
 from iredinterp.panels import (
     BOOTSTRAP,

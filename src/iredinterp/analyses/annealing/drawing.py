@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from iredinterp.analyses.annealing.comparing import figure_arms, figure_calibration
-from iredinterp.analyses.annealing.ledger import JUMP, MEASURED, PREDICTED, STEP
-from iredinterp.analyses.annealing.measures import RANDOM, SINGULAR, TRAJECTORY
+from iredinterp.analyses.annealing.names import JUMP, MEASURED, PREDICTED, RANDOM, SINGULAR, STEP, TRAJECTORY
 from iredinterp.figures import PALETTE, level_color, panel_grid, style
 from iredinterp.panels import (
     BOOTSTRAP,

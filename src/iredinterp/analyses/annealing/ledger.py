@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from iredinterp.analyses.annealing.arms import mean_square, smallest_error
+from iredinterp.analyses.annealing.names import JUMP, MEASURED, PREDICTED, STEP
 from iredinterp.energy import Energy, MLPEnergy
 from iredinterp.ired.sampler import Trajectory, descend
 from iredinterp.linalg import lanczos, random_vectors
 from iredinterp.points import q_sample
 
-JUMP, STEP = "jump", "inner steps"
-MEASURED, PREDICTED = "measured", "predicted"
 # Values by metric and component.
 Values = dict[tuple[str, str], Tensor]
 

@@ -8,14 +8,25 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from iredinterp.analyses.annealing.arms import FULL, ROUNDING, arm_errors, arms_of, log_ratio
+from iredinterp.analyses.annealing.arms import ROUNDING, arm_errors, arms_of, log_ratio
 from iredinterp.analyses.annealing.calibration import answer_spread, calibration
-from iredinterp.analyses.annealing.ledger import MEASURED, PREDICTED, Values, ledger
+from iredinterp.analyses.annealing.ledger import Values, ledger
 from iredinterp.analyses.annealing.modes import (
     Directions,
     coarse_first_exponent,
     settled_level,
     singular_directions,
+)
+from iredinterp.analyses.annealing.names import (
+    ANSWER,
+    FULL,
+    LEVELS,
+    MEASURED,
+    PREDICTED,
+    RANDOM,
+    RUNS,
+    SINGULAR,
+    TRAJECTORY,
 )
 from iredinterp.energy import Energy, map_chunks
 from iredinterp.errors import ConfigError
@@ -23,9 +34,6 @@ from iredinterp.ired.sampler import sample
 from iredinterp.points import normal_draws, point_keys
 from iredinterp.tables import Metric, tensor_column, tidy
 
-TRAJECTORY, ANSWER = "trajectory", "answer"
-SINGULAR, RANDOM = "singular", "random"
-RUNS, LEVELS = "runs", "levels"
 RELATIVE = "relative"
 REASONS = {
     "error_reduction": "the answer is right to rounding before or after the level",

@@ -18,12 +18,14 @@ Source:
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from iredinterp.adam import Adam
 from iredinterp.errors import ConfigError
 from iredinterp.ired.model import Activations, EnergyMLP, swish_slope
 
@@ -185,16 +187,14 @@ def aligned_basis(
     before, wanted = counterfactual_gradients(model, pairs)
     scale = (before - wanted).square().sum(-1).mean()
     frame = random_basis(model.hidden, dimension, generator).to(model.device, model.dtype).requires_grad_()
-    optimizer = torch.optim.Adam([frame], rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
+    optimiser = Adam([frame])
+    for step in range(steps):
         chosen = torch.randperm(len(wanted), generator=generator)[:batch].to(model.device)
         found = interchanged_gradients(model, layer, _orthonormal(frame), pairs[chosen])
         loss = (found - wanted[chosen]).square().sum(-1).mean() / scale
-        optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
-        schedule.step()
+        optimiser.rate = rate * (1 + math.cos(math.pi * step / steps)) / 2
+        optimiser.step()
         # A frame that grows, as steps along the manifold make it, would turn ever more slowly.
         with torch.no_grad():
             frame.copy_(_orthonormal(frame))

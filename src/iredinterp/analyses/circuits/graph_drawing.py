@@ -41,7 +41,9 @@ def figure_circuit(
     best = sorted(weight, key=weight.get, reverse=True)
     layers = [[node for node in best if graph.nodes[node]["layer"] == layer][:units] for layer in (1, 2, 3)]
     shown = [node for nodes in layers for node in nodes]
-    part = graph.subgraph([node for node in graph if node not in weight or node in shown])
+    # Not `subgraph`, whose nodes come in the order of their hashes: other bytes in every process.
+    part = graph.copy()
+    part.remove_nodes_from([node for node in graph if node in weight and node not in shown])
     places = _places(part)
     figure, ((ax,),) = panel_grid(1, 1, 7.2, 4.6)
     ax.set_axis_off()

@@ -8,7 +8,10 @@ between two untrained networks of the same shapes. Only differences of E within 
 has the properties of the optimum. Figures are in `drawing` and `course_drawing`.
 """
 
-from iredinterp.analyses.difference.measures import difference_tables
-from iredinterp.analyses.difference.settings import Settings
+from iredinterp.lazy import lazy
 
-__all__ = ["Settings", "difference_tables"]
+_PUBLIC = {
+    "Settings": "iredinterp.analyses.difference.settings",
+    "difference_tables": "iredinterp.analyses.difference.measures",
+}
+__getattr__, __dir__, __all__ = lazy(__name__, _PUBLIC)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from iredinterp.analyses.difference.landscapes import shared_starts
+from iredinterp.analyses.difference.names import NEVER, PROPERTIES
 from iredinterp.course_keys import CourseKeys
 from iredinterp.energy import Energy, MLPEnergy
 from iredinterp.errors import ConfigError
@@ -28,9 +29,7 @@ from iredinterp.minima import posterior_variance, resolution, search
 from iredinterp.points import normal_draws, q_sample
 from iredinterp.tables import Metric, tidy
 
-PROPERTIES = ("gradient", "hessian", "isotropy", "inertia", "single", "right")
 NO_ORACLE = "no computable Bayes-optimal energy for these problems"
-NEVER = "does not hold at the last snapshot"
 NOT_OPTIMAL = "the optimum itself does not have this property at this level"
 # Of the seed of the problems, so that no training seed draws the same ones.
 STREAM = 9

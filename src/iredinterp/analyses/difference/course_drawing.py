@@ -8,10 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from iredinterp.analyses.difference.course import NEVER, PROPERTIES
-from iredinterp.errors import TableError
+from iredinterp.analyses.difference.names import NEVER, PROPERTIES
 from iredinterp.figures import PALETTE, panel_grid, style
-from iredinterp.panels import described, framed, rows_of, step_axis
+from iredinterp.panels import described, framed, one_course, rows_of, step_axis
 
 HEADINGS = {
     "gradient": "gradient near ∇E*",
@@ -40,10 +39,7 @@ def figure_timeline(table: pa.Table, title: str = "", note: str = "") -> Figure:
     Raises:
         TableError: no course, or several.
     """
-    metrics = table.to_pandas()
-    if metrics["family"].nunique() != 1:
-        found = ", ".join(sorted(metrics["family"].unique())) or "none"
-        raise TableError(f"figure: a figure shows one course; found {found}: filter the table")
+    metrics = one_course(table)
     first = rows_of(metrics, "first_step")
     seeds, levels = sorted(first["seed"].unique()), sorted(first["t"].unique(), reverse=True)
     colors = dict(zip(seeds, COLORS * len(seeds), strict=False))

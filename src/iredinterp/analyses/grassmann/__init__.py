@@ -12,6 +12,10 @@ typical norm of the noise at level t. With H = I/σ_t, the Bayes-optimal energy 
 Figures are in `iredinterp.analyses.grassmann.drawing`.
 """
 
-from iredinterp.analyses.grassmann.measures import GrassmannianAnalyzer, grassmann_tables
+from iredinterp.lazy import lazy
 
-__all__ = ["GrassmannianAnalyzer", "grassmann_tables"]
+_PUBLIC = {
+    "GrassmannianAnalyzer": "iredinterp.analyses.grassmann.measures",
+    "grassmann_tables": "iredinterp.analyses.grassmann.measures",
+}
+__getattr__, __dir__, __all__ = lazy(__name__, _PUBLIC)

@@ -12,9 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from iredinterp.analyses.grassmann.measures import BASELINE, ISOTROPIC
+from iredinterp.analyses.grassmann.names import BASELINE, ISOTROPIC
 from iredinterp.figures import PALETTE, confidence_band, level_color, panel_grid, style
-from iredinterp.geometry.perturb import ARMS
 from iredinterp.panels import (
     BOOTSTRAP,
     CONDITION_COLORS,
@@ -35,7 +34,12 @@ from iredinterp.panels import (
 )
 
 POINTS = "perturbed"
-ARM_COLORS = dict(zip(ARMS, (PALETTE[name] for name in ("green", "blue", "sky", "vermillion")), strict=True))
+ARM_COLORS = {
+    "core": PALETTE["green"],
+    "column": PALETTE["blue"],
+    "row": PALETTE["sky"],
+    "normal": PALETTE["vermillion"],
+}
 
 
 def figures(
@@ -89,7 +93,7 @@ def figure_arms(
         ax.axhline(1, **REFERENCE)
     axes[0].set_ylabel("2σ$_t$ΔE / ‖ΔY‖$_F^2$ (dimensionless)")
     here, there = _at_index(table, radii[-1]), best and _at_index(best, radii[-1])
-    for arm in (arm for arm in ARMS if arm != BASELINE):
+    for arm in (arm for arm in ARM_COLORS if arm != BASELINE):
         level_curve(axes[-1], here, "arm_ratio", f"{arm}/{BASELINE}", "", ARM_COLORS[arm])
         optimum_curve(axes[-1], there, "arm_ratio", f"{arm}/{BASELINE}", ARM_COLORS[arm])
     axes[-1].axhline(1, **REFERENCE)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from iredinterp.analyses.grassmann.level import Answers, Displaced, Level, Path
+from iredinterp.analyses.grassmann.names import BASELINE, ISOTROPIC
 from iredinterp.analyses.grassmann.ranks import kendall, partial_correlation, spearman
 from iredinterp.energy import Energy
 from iredinterp.errors import ConfigError
@@ -23,8 +24,6 @@ from iredinterp.points import point_keys, reference_rank
 from iredinterp.tables import Metric, tidy
 
 CHUNK = 4096
-BASELINE = "core"
-ISOTROPIC = "isotropic"
 # Of what the dearest arm costs; an energy change below is rounding.
 RESOLVED = 1e-12
 NO_GAP = "the answer has no singular gap at this rank"

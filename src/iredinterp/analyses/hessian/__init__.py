@@ -11,16 +11,12 @@ problems says nothing about another training run.
 Figures are in `iredinterp.analyses.hessian.drawing`, which is loaded only where something is drawn.
 """
 
-from iredinterp.analyses.hessian.measures import (
-    HessianAnalyzer,
-    level_overlap,
-    spectral_metrics,
-    spectrum_tables,
-)
+from iredinterp.lazy import lazy
 
-__all__ = [
-    "HessianAnalyzer",
-    "level_overlap",
-    "spectral_metrics",
-    "spectrum_tables",
-]
+_PUBLIC = {
+    "HessianAnalyzer": "iredinterp.analyses.hessian.measures",
+    "level_overlap": "iredinterp.analyses.hessian.tracking",
+    "spectral_metrics": "iredinterp.analyses.hessian.measures",
+    "spectrum_tables": "iredinterp.analyses.hessian.measures",
+}
+__getattr__, __dir__, __all__ = lazy(__name__, _PUBLIC)

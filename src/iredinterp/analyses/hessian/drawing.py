@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogFormatter, NullLocator
 
-from iredinterp.bases import BASES
 from iredinterp.figures import PALETTE, level_color, panel_grid, style
+from iredinterp.names import BASES
 from iredinterp.panels import (
     BOOTSTRAP,
     NOISY_TO_SHARP,
@@ -30,8 +30,6 @@ from iredinterp.panels import (
     optimum_handle,
     points_drawn,
 )
-from iredinterp.spectrum import ENDS
-from iredinterp.tables import tensor_column
 
 DETERMINED = "Bayes-optimal where y is determined by x: σ$_t$λ = 1"
 
@@ -88,7 +86,7 @@ def figure_spectra(
         note: a line below the title.
     """
     table = one_model(spectra, point_kind)
-    level, scaled = table["t"].to_numpy(), tensor_column(table, "scaled").numpy()
+    level, scaled = table["t"].to_numpy(), table["scaled"].combine_chunks().to_numpy_ndarray()
     levels = np.unique(level)[::-1]
     bands = np.stack([np.quantile(scaled[level == t], [0.025, 0.5, 0.975], axis=0) for t in levels])
     optimal = np.ones_like(bands[:, 1]) if oracle is None else _median_spectra(oracle, point_kind, levels)
@@ -278,7 +276,7 @@ def figure_tracking(
     table = one_model(tracking, point_kind)
     figure, (axes,) = panel_grid(1, 2, 3.5, 3.1, sharey=True)
     chance = metric_rows(table, "level_overlap_chance", "low")["value"].median()
-    for ax, end, name in zip(axes, ENDS, ("softest", "stiffest"), strict=True):
+    for ax, end, name in zip(axes, ("low", "high"), ("softest", "stiffest"), strict=True):
         overlap = _level_matrix(table, end)
         image = ax.imshow(overlap, vmin=0, vmax=1, cmap="cividis")
         for (row, column), value in np.ndenumerate(overlap):
@@ -318,7 +316,7 @@ def _level_matrix(table: pa.Table, end: str) -> pd.DataFrame:
 
 def _median_spectra(table: pa.Table, point_kind: str, levels: np.ndarray) -> np.ndarray:
     table = one_model(table, point_kind)
-    level, scaled = table["t"].to_numpy(), tensor_column(table, "scaled").numpy()
+    level, scaled = table["t"].to_numpy(), table["scaled"].combine_chunks().to_numpy_ndarray()
     return np.stack([np.median(scaled[level == t], axis=0) for t in levels])
 
 

@@ -9,6 +9,9 @@ nuclear norm, of rank r, of least Frobenius norm, and with the posterior mean.
 Figures are in `iredinterp.analyses.implicit_bias.drawing`.
 """
 
-from iredinterp.analyses.implicit_bias.inference import implicit_bias_table
+from iredinterp.lazy import lazy
 
-__all__ = ["implicit_bias_table"]
+_PUBLIC = {
+    "implicit_bias_table": "iredinterp.analyses.implicit_bias.inference",
+}
+__getattr__, __dir__, __all__ = lazy(__name__, _PUBLIC)

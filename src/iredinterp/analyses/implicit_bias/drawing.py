@@ -10,13 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from iredinterp.analyses.implicit_bias.inference import MATCHED, PROBLEM, SHAPES, TRAJECTORY
-from iredinterp.analyses.implicit_bias.solutions import (
+from iredinterp.analyses.implicit_bias.names import (
     COMPARATORS,
+    MATCHED,
     NUCLEAR,
     POSTERIOR,
+    PROBLEM,
     RIGHT,
+    SHAPES,
     SQUARES,
+    TRAJECTORY,
     ZERO,
 )
 from iredinterp.figures import PALETTE, panel_grid, style

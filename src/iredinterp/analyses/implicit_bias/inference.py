@@ -18,26 +18,24 @@ from iredinterp.analyses.implicit_bias.measures import (
     pull,
     spectral_shape,
 )
-from iredinterp.analyses.implicit_bias.solutions import (
+from iredinterp.analyses.implicit_bias.names import (
     COMPARATORS,
+    MATCHED,
     NUCLEAR,
     POSTERIOR,
+    PROBLEM,
     RIGHT,
+    SHAPES,
+    SPREAD,
     SQUARES,
-    Solved,
-    Values,
-    completions,
-    determined,
+    TRAJECTORY,
 )
+from iredinterp.analyses.implicit_bias.solutions import Solved, Values, completions, determined
 from iredinterp.energy import Energy, map_chunks
 from iredinterp.errors import ConfigError, TableError
 from iredinterp.ired.sampler import sample
 from iredinterp.points import normal_draws, point_keys, reference_matrices
 from iredinterp.tables import Metric, tensor_column, tidy
-
-TRAJECTORY, PROBLEM = "trajectory", "problem"
-MATCHED, SPREAD = "matched error", "spread"
-SHAPES = ("effective_rank", "nuclear_ratio", "tail_energy")
 
 NO_SHAPE = "the matrix is zero or not finite"
 NO_TAIL = f"the answers have full rank, or {NO_SHAPE}"

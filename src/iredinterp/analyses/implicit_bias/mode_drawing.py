@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from iredinterp.analyses.implicit_bias.mode_times import LEARNT, RANDOM, SHUFFLED, SINGULAR, TURNED
+from iredinterp.analyses.implicit_bias.names import LEARNT, RANDOM, SHUFFLED, SINGULAR, TURNED
 from iredinterp.figures import PALETTE, level_color, panel_grid, style
 from iredinterp.panels import STEPS, described, framed, rows_of, step_axis
 

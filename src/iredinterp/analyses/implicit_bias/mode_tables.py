@@ -19,15 +19,8 @@ from iredinterp.analyses.implicit_bias.exponent import (
     median_time,
     over_seeds,
 )
-from iredinterp.analyses.implicit_bias.mode_times import (
-    RANDOM,
-    SHUFFLED,
-    SINGULAR,
-    TURNED,
-    Modes,
-    mode_times,
-    shuffled_within,
-)
+from iredinterp.analyses.implicit_bias.mode_times import Modes, mode_times, shuffled_within
+from iredinterp.analyses.implicit_bias.names import RANDOM, SHUFFLED, SINGULAR, TURNED
 from iredinterp.course_keys import CourseKeys
 from iredinterp.tables import Metric, tidy
 

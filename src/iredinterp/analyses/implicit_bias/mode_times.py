@@ -14,13 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iredinterp.analyses.implicit_bias.names import LEARNT
 from iredinterp.linalg import relative_rounding
-
-LEARNT = 0.5
-SINGULAR = "singular"
-RANDOM = "random directions"
-TURNED = "turned errors"
-SHUFFLED = "shuffled values"
 
 
 @dataclass(frozen=True)

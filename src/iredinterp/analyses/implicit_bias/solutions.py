@@ -13,11 +13,9 @@ from iredinterp.analyses.implicit_bias.comparators import (
     nuclear_norm_completion,
     posterior_mean,
 )
+from iredinterp.analyses.implicit_bias.names import NUCLEAR, POSTERIOR, RIGHT, SQUARES, ZERO
 from iredinterp.energy import Energy
 
-NUCLEAR, SQUARES, ZERO, POSTERIOR = "nuclear norm", "least squares", "zero fill", "posterior mean"
-COMPARATORS = (NUCLEAR, SQUARES, ZERO, POSTERIOR)
-RIGHT = "right answer"
 # A completion whose nuclear norm is not certified to this share is not compared with.
 CERTIFIED = 1e-4
 # Values by metric and component.

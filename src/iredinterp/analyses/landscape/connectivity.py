@@ -14,6 +14,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from iredinterp.adam import Adam
 from iredinterp.errors import ConfigError
 from iredinterp.ired.model import EnergyMLP
 from iredinterp.ired.schedule import Schedule
@@ -224,11 +225,10 @@ def fit_bend(
     """
     middle = {name: (value + end[name]) / 2 for name, value in start.items()}
     bend = {name: value.clone().requires_grad_() for name, value in middle.items()}
-    optimiser = torch.optim.Adam(bend.values(), lr=learning_rate)
+    optimiser = Adam(bend.values(), learning_rate)
     for _ in range(steps):
         time = torch.rand(1, generator=generator, dtype=torch.float64).to(times)
         loss = denoising_loss(bezier(start, bend, end, time), schedule, train).sum()
-        optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     bend = {name: value.detach() for name, value in bend.items()}

@@ -9,18 +9,13 @@ An offset c(x, t) of the energy that depends on parameters enters Î˜_E but not Î
 Figures are in `iredinterp.analyses.ntk.drawing`.
 """
 
-from iredinterp.analyses.ntk.kernels import (
-    energy_kernel,
-    gradient_kernel_blocks,
-    gradient_kernel_trace,
-    output_kernel,
-)
-from iredinterp.analyses.ntk.measures import ntk_table
+from iredinterp.lazy import lazy
 
-__all__ = [
-    "energy_kernel",
-    "gradient_kernel_blocks",
-    "gradient_kernel_trace",
-    "ntk_table",
-    "output_kernel",
-]
+_PUBLIC = {
+    "energy_kernel": "iredinterp.analyses.ntk.kernels",
+    "gradient_kernel_blocks": "iredinterp.analyses.ntk.kernels",
+    "gradient_kernel_trace": "iredinterp.analyses.ntk.kernels",
+    "output_kernel": "iredinterp.analyses.ntk.kernels",
+    "ntk_table": "iredinterp.analyses.ntk.measures",
+}
+__getattr__, __dir__, __all__ = lazy(__name__, _PUBLIC)

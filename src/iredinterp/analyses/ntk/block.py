@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from iredinterp.analyses.ntk.factors import LAYERS, Points
+from iredinterp.analyses.ntk.factors import Points
 from iredinterp.analyses.ntk.kernels import (
     Directions,
     energy_kernel,
@@ -18,10 +18,9 @@ from iredinterp.analyses.ntk.kernels import (
     pilot_basis,
     probe_directions,
 )
+from iredinterp.analyses.ntk.names import KERNELS, LAYERS
 from iredinterp.ired.model import EnergyMLP
 from iredinterp.linalg import finite_rows
-
-KERNELS = ("E", "g", "r")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from scipy.special import stdtrit
 from torch import Tensor
 
-SAME, OTHER = "same problem", "other problems"
+from iredinterp.analyses.ntk.names import OTHER, SAME
 
 
 class Coupling(NamedTuple):

@@ -18,6 +18,7 @@ from iredinterp.analyses.ntk.alignment import LEAST, debiased_alignment
 from iredinterp.analyses.ntk.block import Sampling, spectral_shape
 from iredinterp.analyses.ntk.factors import Points
 from iredinterp.analyses.ntk.kernels import gradient_kernel_trace
+from iredinterp.analyses.ntk.names import FIRST, KERNEL, LAST
 from iredinterp.course_keys import CourseKeys
 from iredinterp.errors import ConfigError
 from iredinterp.ired.course import shortened, snapshot_steps, trained_states
@@ -28,8 +29,6 @@ from iredinterp.ired.training import Recipe
 from iredinterp.points import normal_draws, q_sample
 from iredinterp.tables import Metric, tidy
 
-KERNEL = "g"
-FIRST, LAST = "since step 0", "since the last snapshot"
 NO_KERNEL = "the kernel is zero or not finite"
 CONSTANT = "a kernel or the target is constant over problems"
 NOTHING_BEFORE = "no earlier snapshot, or nothing has changed since"

@@ -8,10 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from iredinterp.analyses.ntk.course import FIRST, KERNEL, LAST
-from iredinterp.errors import TableError
+from iredinterp.analyses.ntk.names import FIRST, KERNEL, LAST
 from iredinterp.figures import level_color, panel_grid, style
-from iredinterp.panels import described, framed, over_steps, plain_logarithms, rows_of, step_axis
+from iredinterp.panels import described, framed, one_course, over_steps, plain_logarithms, rows_of, step_axis
 
 PANELS = (
     ("kernel_change", LAST, "kernel velocity\n1 − CKA since the last snapshot"),
@@ -35,10 +34,7 @@ def figure_course(table: pa.Table, title: str = "", note: str = "") -> Figure:
     Raises:
         TableError: no course, or several.
     """
-    metrics = table.to_pandas()
-    if metrics["family"].nunique() != 1:
-        found = ", ".join(sorted(metrics["family"].unique())) or "none"
-        raise TableError(f"figure: a figure shows one course; found {found}: filter the table")
+    metrics = one_course(table)
     figure, axes = panel_grid(2, 3, 2.9, 2.1)
     levels = sorted(metrics["t"].unique(), reverse=True)
     for ax, (metric, component, heading) in zip(axes.T.flat, PANELS, strict=True):

@@ -14,10 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from iredinterp.analyses.ntk.block import KERNELS
-from iredinterp.analyses.ntk.coupling import OTHER, SAME
-from iredinterp.analyses.ntk.factors import LAYERS
-from iredinterp.analyses.ntk.measures import KIND, TARGETS
+from iredinterp.analyses.ntk.names import KERNELS, KIND, LAYERS, OTHER, SAME, TARGETS
 from iredinterp.figures import level_color, panel_grid, style
 from iredinterp.panels import (
     CONDITION_COLORS,

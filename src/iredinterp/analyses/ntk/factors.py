@@ -21,10 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from iredinterp.analyses.ntk.names import LAYERS
 from iredinterp.energy import checked_levels
 from iredinterp.ired.model import Activations, EnergyMLP, level_embedding, swish_curvature, swish_slope
-
-LAYERS = ("fc1", "fc2", "fc3", "fc4", "t_map_fc2", "t_map_fc3", "time_mlp.1", "time_mlp.3")
 
 
 class Points(NamedTuple):

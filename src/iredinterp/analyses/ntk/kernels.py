@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from iredinterp.analyses.ntk.factors import LAYERS, Factors, LayerFactors, Points
+from iredinterp.analyses.ntk.factors import Factors, LayerFactors, Points
+from iredinterp.analyses.ntk.names import LAYERS
 from iredinterp.errors import ConfigError
 from iredinterp.ired.model import TIME_WIDTH, EnergyMLP
 

@@ -14,15 +14,14 @@ from torch import Tensor
 from iredinterp.analyses.ntk.alignment import LEAST, debiased_alignment, permuted_alignment
 from iredinterp.analyses.ntk.block import Kernels, Sampling, spectral_shape
 from iredinterp.analyses.ntk.coupling import level_coupling
-from iredinterp.analyses.ntk.factors import LAYERS, Points
+from iredinterp.analyses.ntk.factors import Points
+from iredinterp.analyses.ntk.names import KIND, LAYERS, TARGETS
 from iredinterp.energy import Energy, MLPEnergy
 from iredinterp.errors import ConfigError, TableError
 from iredinterp.points import MODEL_KEYS, point_keys, point_noise, point_tensors, problem_rows
 from iredinterp.tables import Metric, tensor_column, tidy
 
-TARGETS = ("residual", "noise", "answer")
 NO_PARAMETERS = "the optimal energy has no parameters"
-KIND = "q_sample"
 
 
 def ntk_table(

@@ -5,8 +5,12 @@ variance of white noise too, and ∇_yE at q_samples is trained to be white nois
 unexplained says little unless the same number for a null stands beside it.
 """
 
-from iredinterp.analyses.sae.features import FeatureAnalyzer
-from iredinterp.analyses.sae.model import SparseAutoencoder
-from iredinterp.analyses.sae.training import SAERecipe, SAETrainer
+from iredinterp.lazy import lazy
 
-__all__ = ["FeatureAnalyzer", "SAERecipe", "SAETrainer", "SparseAutoencoder"]
+_PUBLIC = {
+    "FeatureAnalyzer": "iredinterp.analyses.sae.features",
+    "SparseAutoencoder": "iredinterp.analyses.sae.model",
+    "SAERecipe": "iredinterp.analyses.sae.training",
+    "SAETrainer": "iredinterp.analyses.sae.training",
+}
+__getattr__, __dir__, __all__ = lazy(__name__, _PUBLIC)

@@ -13,9 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from iredinterp.analyses.sae.fidelity import PLACES
+from iredinterp.analyses.sae.names import PLACES, REAL
 from iredinterp.analyses.sae.pictures import Shown, figure_atoms, figure_examples
-from iredinterp.analyses.sae.study import REAL
 from iredinterp.errors import TableError
 from iredinterp.figures import PALETTE, panel_grid, style
 from iredinterp.panels import REFERENCE, framed

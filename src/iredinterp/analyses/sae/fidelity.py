@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from iredinterp.analyses.sae.names import PLACES
 from iredinterp.energy import Energy
 from iredinterp.errors import ConfigError
 from iredinterp.ired.sampler import Trajectory, sample, unchanged
@@ -33,13 +34,6 @@ from iredinterp.tables import Metric, tidy
 # (g (B, d), t) → ĝ (B, d), in the precision of g; autoencoders and dictionaries are such.
 Reconstruction = Callable[[Tensor, int], Tensor]
 
-# Whether ĝ stands in for g in the jump, in the inner steps, and whether steps that raise E are undone.
-PLACES = {
-    "jump": (True, False, True),
-    "inner": (False, True, True),
-    "both": (True, True, True),
-    "both_unrejected": (True, True, False),
-}
 MEASURES = ("mse", "energy_excess", "displacement", "accept_rate")
 NO_GRADIENT = "the gradient is zero"
 UNRESOLVED = "the interval of M_zero − M_original contains zero: the sampler does not need this gradient"

@@ -21,6 +21,7 @@ from iredinterp.analyses.sae.features import FeatureAnalyzer
 from iredinterp.analyses.sae.interop import save_saelens
 from iredinterp.analyses.sae.labels import Labels
 from iredinterp.analyses.sae.model import SparseAutoencoder
+from iredinterp.analyses.sae.names import REAL
 from iredinterp.analyses.sae.nulls import gaussian_like, shuffled_coordinates
 from iredinterp.analyses.sae.training import SAERecipe, SAETrainer
 from iredinterp.energy import Energy, MLPEnergy
@@ -35,7 +36,6 @@ FIELDS = {
     "error": ("error", ("q_sample",)),
     "run": ("gradient", ("jump", "inner")),
 }
-REAL = "real"
 # Trained like the real one: on data without features, or with random atoms that stay as they are.
 NULL_DATA = {"gaussian": gaussian_like, "shuffled": shuffled_coordinates}
 FROZEN = "frozen"

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from iredinterp.adam import Adam
 from iredinterp.analyses.sae.learner import Learner
 from iredinterp.analyses.sae.model import (
     SparseAutoencoder,
@@ -170,13 +171,7 @@ class SAETrainer:
             self._learner(seed, sparsity) for seed in self.seeds for sparsity in recipe.sparsities
         ]
         trained = [tensor for learner in self._learners for tensor in learner.trained]
-        self._optimiser = torch.optim.Adam(trained, fused=True)
-        for tensor in trained:
-            self._optimiser.state[tensor] = {
-                "step": torch.zeros((), dtype=torch.float32, device=self._device),
-                "exp_avg": torch.zeros_like(tensor),
-                "exp_avg_sq": torch.zeros_like(tensor),
-            }
+        self._optimiser = Adam(trained, fused=True)
 
     def run(
         self,
@@ -316,8 +311,7 @@ class SAETrainer:
             yield self.step
 
     def _one_step(self, x: Tensor) -> None:
-        self._optimiser.param_groups[0]["lr"] = self.recipe.learning_rate_at(self.step)
-        self._optimiser.zero_grad()
+        self._optimiser.rate = self.recipe.learning_rate_at(self.step)
         finite = torch.stack([learner.backward(x) for learner in self._learners]).isfinite().tolist()
         if not all(finite):
             learner = self._learners[finite.index(False)]

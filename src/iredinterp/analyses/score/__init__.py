@@ -20,6 +20,10 @@ Source: Kadkhodaie et al. 2024 (arXiv:2310.02557) and Manor & Michaeli 2024 (arX
 Jacobian, Stanczuk et al. 2024 (arXiv:2212.12611) for the normal bundle.
 """
 
-from iredinterp.analyses.score.measures import agreement_table, score_table
+from iredinterp.lazy import lazy
 
-__all__ = ["agreement_table", "score_table"]
+_PUBLIC = {
+    "agreement_table": "iredinterp.analyses.score.measures",
+    "score_table": "iredinterp.analyses.score.measures",
+}
+__getattr__, __dir__, __all__ = lazy(__name__, _PUBLIC)

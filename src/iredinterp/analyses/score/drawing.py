@@ -13,10 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from iredinterp.analyses.score.measures import OTHER_MODEL, PICTURE, POSTERIOR, SHUFFLED
-from iredinterp.analyses.score.references import MISSING
-from iredinterp.bases import BASES
+from iredinterp.analyses.score.names import MISSING, OTHER_MODEL, PICTURE, POSTERIOR, SHUFFLED
 from iredinterp.figures import panel_grid, style
+from iredinterp.names import BASES
 from iredinterp.panels import (
     BOOTSTRAP,
     CONDITION_COLORS,

@@ -13,7 +13,8 @@ from torch import Tensor
 from iredinterp.analyses.score.bundle import NO_GRADIENT, SHARPEST, normal_bundle_table
 from iredinterp.analyses.score.gradients import SingularFrames
 from iredinterp.analyses.score.jacobian import DenoiserJacobian
-from iredinterp.analyses.score.references import MISSING, References
+from iredinterp.analyses.score.names import MISSING, OTHER_MODEL, PICTURE, POSTERIOR, SHUFFLED
+from iredinterp.analyses.score.references import References
 from iredinterp.energy import Energy, map_chunks
 from iredinterp.errors import ConfigError, TableError
 from iredinterp.ired.schedule import Schedule
@@ -23,9 +24,6 @@ from iredinterp.tables import Metric, tidy
 LEAST_SCORES = 4
 # Eigenvectors that are kept as pictures, and problems of which.
 PICTURES, PICTURED = 2, 8
-PICTURE = "eigenmatrix"
-SHUFFLED = "shuffled pair"
-POSTERIOR, OTHER_MODEL = "posterior", "other model"
 
 NO_FRAME = f"{NO_GRADIENT}, or singular values of the answer coincide"
 NOT_FINITE = "the Hessian is not finite"

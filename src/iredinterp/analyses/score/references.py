@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from iredinterp.analyses.score.gradients import SingularFrames
+from iredinterp.analyses.score.names import MISSING
 from iredinterp.bases import BASES, GeometricBases
 from iredinterp.errors import ConfigError
 from iredinterp.geometry.subspace import GAP_TOLERANCE
 from iredinterp.points import reference_matrices
 from iredinterp.tables import tensor_column
-
-MISSING = "missing"
 
 
 @dataclass(frozen=True)

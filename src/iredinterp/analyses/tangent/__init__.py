@@ -13,6 +13,9 @@ vary along a linear manifold by a standard deviation s, across it not at all, C 
 Figures are in `iredinterp.analyses.tangent.drawing`.
 """
 
-from iredinterp.analyses.tangent.measures import tangent_table
+from iredinterp.lazy import lazy
 
-__all__ = ["tangent_table"]
+_PUBLIC = {
+    "tangent_table": "iredinterp.analyses.tangent.measures",
+}
+__getattr__, __dir__, __all__ = lazy(__name__, _PUBLIC)

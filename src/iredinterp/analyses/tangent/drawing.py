@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from iredinterp.analyses.tangent.measures import RADIAL_REMOVED, SHUFFLED
+from iredinterp.analyses.tangent.names import RADIAL_REMOVED, SHUFFLED
 from iredinterp.figures import PALETTE, panel_grid, style
 from iredinterp.panels import (
     BOOTSTRAP,

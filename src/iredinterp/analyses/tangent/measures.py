@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from iredinterp.analyses.tangent.manifolds import Manifold, Values, View, cosine, manifold_of
+from iredinterp.analyses.tangent.names import RADIAL_REMOVED, SHUFFLED
 from iredinterp.bases import beta_band
 from iredinterp.energy import Energy, map_chunks
 from iredinterp.errors import TableError
@@ -16,7 +17,6 @@ from iredinterp.points import point_tensors, reference_matrices, reference_rank
 from iredinterp.tables import Metric, tensor_column, tidy
 
 NO_MANIFOLD = {"addition": "answers of addition lie on no manifold"}
-SHUFFLED, RADIAL_REMOVED = "shuffled pair", "radial removed"
 REASONS = {
     "spd_distance": "the symmetric part of the point is not positive definite",
     "curvature_ratio": "no trace along the manifold, or the answer has no singular gap at this rank",
