@@ -28,16 +28,8 @@ from iredinterp.analyses.implicit_bias.exponent import (
     over_seeds,
 )
 from iredinterp.analyses.implicit_bias.mode_tables import measured_modes, noise_size
-from iredinterp.analyses.implicit_bias.mode_times import (
-    RANDOM,
-    SHUFFLED,
-    SINGULAR,
-    TURNED,
-    Modes,
-    haar_frame,
-    mode_times,
-    shuffled_within,
-)
+from iredinterp.analyses.implicit_bias.mode_times import Modes, haar_frame, mode_times, shuffled_within
+from iredinterp.analyses.implicit_bias.names import RANDOM, SHUFFLED, SINGULAR, TURNED
 from iredinterp.analyses.implicit_bias.weights import weight_measures
 from iredinterp.errors import ConfigError
 from iredinterp.ired.course import shortened, snapshot_steps, trained_states

@@ -101,9 +101,12 @@ def test_labels_are_those_of_the_matrices_and_none_is_constant_or_repeated(probl
     assert len(torch.unique(stacked, dim=0)) == len(stacked)
 
 
-def test_a_latent_that_knows_a_concept_is_found_and_white_noise_knows_none(problems, generator):
+def test_a_latent_that_knows_a_concept_is_found_and_white_noise_knows_none(generator):
+    # With a third of the problems the mean of AUROCs varies by 0.03 from draw to draw.
+    count = 3 * COUNT
+    problems = field_problems(SPEC, count, secrets.randbelow(2**31))
     labels = problem_labels(problems)
-    noise = torch.randn(COUNT * LEVELS, 9, generator=generator)
+    noise = torch.randn(count * LEVELS, 9, generator=generator)
     known = noise.clone()
     axes = torch.eye(9)
     for axis, label in enumerate(labels.values()):
@@ -112,7 +115,7 @@ def test_a_latent_that_knows_a_concept_is_found_and_white_noise_knows_none(probl
     for name, values in (("known", known), ("noise", noise)):
         table = study(vectors_of(values), problems, KEYS, SIGMA, "gradient", recipe=RECIPE).metrics
         rows = found(table, "concept_auroc", "gradient")
-        assert len(rows) == COUNT * LEVELS
+        assert len(rows) == count * LEVELS
         results[name] = rows["value"].mean()
         means = found(table, "auroc").query("component in @labels")["value"].mean()
         assert rows["value"].mean() == pytest.approx(means, abs=0.05)

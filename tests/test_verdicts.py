@@ -110,7 +110,7 @@ def test_five_seeds_cannot_decide_and_the_reason_says_how_many_could(rng):
     assert found.verdict == "INCONCLUSIVE"
     assert found.reason == "5 seeds: the smallest two-sided p is 0.0625, above 0.05; train at least 6"
     assert judged(samples(rng, FAR, seeds=6)).verdict == "SUPPORTED"
-    assert "1 seeds" in judged(samples(rng, FAR, seeds=1)).reason
+    assert "1 seed:" in judged(samples(rng, FAR, seeds=1)).reason
 
 
 def test_a_null_measured_with_fewer_seeds_counts(rng):
