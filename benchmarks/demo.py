@@ -32,6 +32,7 @@ FIGURE = ROOT / "docs/demo-timeline.png"
 TARGET = "report"
 COLOURED = 11
 LISTED = 15
+SHOWN = "![When every job of the demo ran](../docs/demo-timeline.png)"
 
 
 @dataclass
@@ -80,7 +81,7 @@ def main() -> None:
         f"{second:.1f} s."
     )
     device = device_name("cpu", f"{options.cores} jobs at once")
-    write_results("Demo", device, [introduction, by_rule(jobs), chain(jobs)])
+    write_results("Demo", device, [introduction, by_rule(jobs), chain(jobs), SHOWN])
 
 
 def run(folder: Path, cores: int) -> tuple[float, float]:

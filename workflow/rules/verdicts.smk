@@ -51,6 +51,16 @@ use rule verdicts as preview with:
     benchmark:
         "<benchmarks>/preview.jsonl"
     params:
+        undefined=[
+            {
+                "family": family,
+                "condition": condition,
+                "reason": "left to `snakemake verdicts`",
+            }
+            for family in FAMILIES
+            for condition in CONDITIONS
+        ]
+        + UNDEFINED,
         reproduce=f"snakemake preview --config 'select=[{','.join(MODELS)}]'",
     message:
         "Judge the registered hypotheses on the selected seeds"
