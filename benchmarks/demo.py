@@ -75,10 +75,10 @@ def main() -> None:
         second, _ = run(folder, options.cores)
         jobs = jobs_of(folder)
     draw(jobs)
+    command = f"snakemake --cores {options.cores} {' '.join(TARGETS)}"
     introduction = (
-        f"Written by `python benchmarks/demo.py`: `snakemake --cores {options.cores} {' '.join(TARGETS)}` on a fresh "
-        f"clone, {len(jobs)} jobs. First run {first / 60:.1f} minutes ({used:.0f} CPU seconds), second run "
-        f"{second:.1f} s."
+        f"Written by `python benchmarks/demo.py`: `{command}` on a fresh clone, {len(jobs)} jobs. First run "
+        f"{first / 60:.1f} minutes ({used:.0f} CPU seconds), second run {second:.1f} s."
     )
     device = device_name("cpu", f"{options.cores} jobs at once")
     write_results("Demo", device, [introduction, by_rule(jobs), chain(jobs), SHOWN])
