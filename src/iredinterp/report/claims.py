@@ -11,7 +11,8 @@ from iredinterp.evidence.hypotheses import NULLS, VERDICTS
 from iredinterp.evidence.page import Axis
 from iredinterp.tables import read_table
 
-CONDITIONS = (*NULLS, "oracle")
+# What a trained network is compared with, in the order shown.
+COMPARED = (*NULLS, "oracle")
 ENDS = ("ci_lo", "effect", "ci_hi")
 
 
@@ -90,6 +91,6 @@ def read_claims(verdicts: str | Path, contrasts: str | Path) -> Claims:
 
 def _claim(row: Mapping, compared: Sequence[Mapping]) -> Claim:
     mine = [other for other in compared if all(other[key] == row[key] for key in ("hypothesis", "family"))]
-    mine.sort(key=lambda contrast: CONDITIONS.index(contrast["condition"]))
+    mine.sort(key=lambda contrast: COMPARED.index(contrast["condition"]))
     ends = [contrast[end] for contrast in mine for end in ENDS if contrast[end] is not None]
     return Claim(row, tuple(mine), Axis(row["sesoi"], ends) if ends else None)

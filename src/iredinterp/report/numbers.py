@@ -11,11 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from iredinterp.evidence.hypotheses import NULLS
+from iredinterp.report.claims import COMPARED
 from iredinterp.report.pages import Quantity
 from iredinterp.tables import read_provenance, read_table
 
-CONDITIONS = ("trained", *NULLS, "oracle")
 ITEM = ["model", "condition", "problem_id"]
 
 
@@ -84,7 +83,7 @@ def numbers(paths: Iterable[str | Path], quantities: Sequence[Quantity]) -> list
     frame = pd.concat(rows, ignore_index=True)
     tables = []
     for model, mine in frame.groupby("model", sort=True):
-        conditions = tuple(name for name in CONDITIONS if (mine["condition"] == name).any())
+        conditions = tuple(name for name in ("trained", *COMPARED) if (mine["condition"] == name).any())
         found = [row for quantity in quantities for row in _tabulated(mine, quantity, conditions)]
         if found:
             tables.append(Numbers(str(model), conditions, tuple(found)))
