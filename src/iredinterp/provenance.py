@@ -67,7 +67,7 @@ def provenance(
         raise ConfigError(f"parameters must be plain JSON to be kept with a result: {error}") from error
 
 
-def code_digest(script: str | Path, source_root: str | Path) -> dict[str, str]:
+def code_digest(script: str | Path, sources: "str | Path | Sources") -> dict[str, str]:
     """Digest exactly the code that a script's result depends on.
 
     The unit is the top-level definition. From the script on, every name that a definition mentions is
@@ -82,7 +82,8 @@ def code_digest(script: str | Path, source_root: str | Path) -> dict[str, str]:
 
     Args:
         script: the Python file to start from.
-        source_root: folder that holds the packages to follow; what is imported from elsewhere is left alone.
+        sources: folder that holds the packages to follow; what is imported from elsewhere is left alone. As
+            `Sources` its files are read once for many scripts.
 
     Returns:
         {dotted module: 12 hexadecimal digits for the definitions reached in it}, sorted, the script itself as
@@ -91,7 +92,36 @@ def code_digest(script: str | Path, source_root: str | Path) -> dict[str, str]:
     Raises:
         ConfigError: the script is missing, or a file is not valid Python.
     """
-    return _Closure(Path(script), Path(source_root)).digests()
+    if not isinstance(sources, Sources):
+        sources = Sources(sources)
+    return _Closure(Path(script), sources).digests()
+
+
+class Sources:
+    """The packages and templates below a folder as they are when they are first looked at.
+
+    Args:
+        root: the folder.
+    """
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+        self.templates = {p.name: p.read_text("utf-8", "replace") for p in self.root.glob("*/templates/*.*")}
+        self._modules: dict[str, _Module | None] = {}
+
+    def module(self, name: str) -> "_Module | None":
+        """A module by its dotted name, or none if it is not ours.
+
+        Raises:
+            ConfigError: it is not valid Python.
+        """
+        if name not in self._modules:
+            base = self.root.joinpath(*name.split("."))
+            candidates = {base / "__init__.py": name, base.with_suffix(".py"): name.rpartition(".")[0]}
+            found = ((path, package) for path, package in candidates.items() if path.is_file())
+            path, package = next(found, (None, ""))
+            self._modules[name] = _parse(path, path.read_bytes(), package) if path else None
+        return self._modules[name]
 
 
 class _Imported(NamedTuple):
@@ -174,20 +204,19 @@ class _Module:
 class _Closure:
     """Everything that running one script may execute."""
 
-    def __init__(self, script: Path, root: Path):
+    def __init__(self, script: Path, sources: Sources):
         if not script.is_file():
             raise ConfigError(f"{script}: no such script")
-        self.root = root
-        self.script = f"scripts.{script.stem}"
-        self.modules = {self.script: _parse(script, script.read_bytes(), "", is_script=True)}
-        self.templates = {p.name: p.read_text("utf-8", "replace") for p in root.glob("*/templates/*.*")}
+        self.sources = sources
+        self.name = f"scripts.{script.stem}"
+        self.script = _parse(script, script.read_bytes(), "", is_script=True)
         self.ran: set[str] = set()
         self.reached: set[tuple[str, Dotted]] = set()
         self.pending: list[tuple[str, _Statement, set[Dotted]]] = []
         self.lines: dict[str, set[str]] = defaultdict(set)
 
     def digests(self) -> dict[str, str]:
-        self.run(self.script)
+        self.run(self.name)
         while self.pending:
             self.visit(*self.pending.pop())
         texts = {name: "\n".join(sorted(lines)) for name, lines in sorted(self.lines.items())}
@@ -195,10 +224,12 @@ class _Closure:
 
     def run(self, name: str) -> None:
         """Count what importing a module executes: its parents, its imports and its bare statements."""
+        if name in self.ran:
+            return
         if parent := name.rpartition(".")[0]:
             self.run(parent)
         module = self.module(name)
-        if module is None or name in self.ran:
+        if module is None:
             return
         self.ran.add(name)
         for imported in module.runs:
@@ -211,7 +242,7 @@ class _Closure:
 
     def registers(self, decorator: str) -> bool:
         """Whether a decorator of ours can keep what it decorates: an object can, or what fills one."""
-        modules = [self.modules[name] for name in self.ran]
+        modules = [self.module(name) for name in self.ran]
         candidates = [(module, s) for module in modules for s in module.definitions.get(decorator, [])]
         return any(isinstance(s.node, Assignment) or s.fills & m.definitions.keys() for m, s in candidates)
 
@@ -221,12 +252,15 @@ class _Closure:
 
     def rendered(self, strings: set[str]) -> list[str]:
         """The templates that these strings name, and those that they include."""
-        named = strings & self.templates.keys()
-        while included := {
-            name for name in self.templates.keys() - named if any(name in self.templates[n] for n in named)
-        }:
+        templates = self.sources.templates
+        named = strings & templates.keys()
+        while named and (
+            included := {
+                name for name in templates.keys() - named if any(name in templates[other] for other in named)
+            }
+        ):
             named |= included
-        return [f"{name} = {self.templates[name]}" for name in named]
+        return [f"{name} = {templates[name]}" for name in named]
 
     def visit(self, name: str, statement: _Statement, mentions: set[Dotted]) -> None:
         imports = statement.contents[1]
@@ -267,25 +301,19 @@ class _Closure:
         if (name, mention) in self.reached:
             return
         self.reached.add((name, mention))
-        for position, statement in enumerate(self.modules[name].definitions.get(mention[0], [])):
+        for position, statement in enumerate(self.module(name).definitions.get(mention[0], [])):
             mentions = {mention} if statement.is_import else statement.contents[0]
             self.count(name, f"{mention[0]} {position}", statement, mentions)
 
     def reach_below(self, name: str) -> None:
         """Reach all of a module, and of its submodules if it is a package."""
-        folder = self.root.joinpath(*name.split("."))
-        files = [path.relative_to(self.root).with_suffix("") for path in folder.rglob("*.py")]
+        folder = self.sources.root.joinpath(*name.split("."))
+        files = [path.relative_to(self.sources.root).with_suffix("") for path in folder.rglob("*.py")]
         for module in {name, *(".".join(file.parts).removesuffix(".__init__") for file in files)}:
             self.follow(module, ("*",))
 
     def module(self, name: str) -> _Module | None:
-        if name not in self.modules:
-            base = self.root.joinpath(*name.split("."))
-            candidates = {base / "__init__.py": name, base.with_suffix(".py"): name.rpartition(".")[0]}
-            found = ((path, package) for path, package in candidates.items() if path.is_file())
-            path, package = next(found, (None, ""))
-            self.modules[name] = _parse(path, path.read_bytes(), package) if path else None
-        return self.modules[name]
+        return self.script if name == self.name else self.sources.module(name)
 
 
 # Keyed by content, not by time stamp: two edits may fall within one tick of the clock.
