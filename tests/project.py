@@ -5,9 +5,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[1]
 MODEL = "inverse-n5-seed0"
@@ -113,13 +116,18 @@ class Project:
             )
         self.configure(SMALL)
 
+    @classmethod
+    def at(cls, folder: Path) -> "Project":
+        """The copy that is in a folder already."""
+        project = cls.__new__(cls)
+        project.folder = folder
+        return project
+
     def copied(self, folder: Path) -> "Project":
         """The same with its results, in another folder."""
-        copy = Project.__new__(Project)
-        copy.folder = folder
         # Dates matter: a newer input is looked at again.
         shutil.copytree(self.folder, folder, copy_function=shutil.copy2)
-        return copy
+        return Project.at(folder)
 
     def configure(self, values: dict) -> None:
         path = self.folder / "config/config.yaml"
@@ -157,3 +165,16 @@ class Project:
         return {
             str(path.relative_to(results)): path.read_bytes() for path in results.rglob("*") if path.is_file()
         }
+
+
+def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Project], None]) -> Project:
+    """A project that all workers of a test run read and none may write; the first to need it builds it."""
+    parallel = "PYTEST_XDIST_WORKER" in os.environ
+    folder = (factory.getbasetemp().parent if parallel else factory.getbasetemp()) / name
+    finished = folder.with_suffix(".finished")
+    with FileLock(folder.with_suffix(".lock")):
+        if not finished.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            build(Project(folder))
+            finished.touch()
+    return Project.at(folder)

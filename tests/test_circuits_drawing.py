@@ -1,5 +1,9 @@
 """The figures of circuits show the numbers of their tables."""
 
+import os
+import subprocess
+import sys
+
 import matplotlib.pyplot as plt
 import networkx as nx
 import numpy as np
@@ -93,6 +97,26 @@ def planted_graph(seed, scored=True):
     network = planted(5, 3, seed, decoys=EVERY_DECOY)
     circuit = torch.stack([network.truth.circuit(layer, 3) for layer in (1, 2, 3)])
     return circuit_graph(network.model, circuit, 3, torch.rand(circuit.shape) if scored else None)
+
+
+def test_a_circuit_is_drawn_with_the_same_bytes_in_every_process(tmp_path):
+    code = """
+import sys
+import torch
+from iredinterp.analyses.circuits.export import circuit_graph
+from iredinterp.analyses.circuits.graph_drawing import figure_circuit
+from iredinterp.figures import save_figure
+from iredinterp.truth.planted import planted
+
+network = planted(5, 3, 0)
+circuit = torch.stack([network.truth.circuit(layer, 3) for layer in (1, 2, 3)])
+save_figure(figure_circuit(circuit_graph(network.model, circuit, 3), units=1), sys.argv[1])
+"""
+    paths = [tmp_path / f"{hashes}.svg" for hashes in ("1", "2", "3")]
+    for path in paths:
+        environment = os.environ | {"PYTHONHASHSEED": path.stem}
+        subprocess.run([sys.executable, "-c", code, path], env=environment, check=True)
+    assert len({path.read_bytes() for path in paths}) == 1
 
 
 def lines(ax, label=None):

@@ -100,6 +100,11 @@ def test_a_failed_calibration_overrides_everything_and_one_not_run_decides_nothi
         assert (found.verdict, found.gate_passed) == ("INVALID", False)
         assert "hessian failed its calibration: log_slope_error = " in found.reason
         assert "allowed up to 0.05" in found.reason
+    found = judged(frame, {("hessian", "inverse-n5"): np.inf})
+    assert (found.verdict, found.gate_passed) == ("INVALID", False)
+    assert (
+        found.reason == "hessian could not be calibrated: log_slope_error is undefined on the planted network"
+    )
     found = judged(frame, {("hessian", "addition-n5"): 0.0, ("sae", "inverse-n5"): 0.0})
     assert (found.verdict, found.gate_passed) == ("INCONCLUSIVE", None)
     assert "not calibrated" in found.reason
@@ -128,6 +133,10 @@ def test_a_required_null_without_samples_is_inconclusive_with_its_reason(null, r
     assert (found.verdict, found.p) == ("INCONCLUSIVE", pytest.approx(np.nan, nan_ok=True))
     assert "x fixes nothing here" in found.reason
     assert f"no defined samples of {null}" in judged(frame).reason
+    # What was measured speaks for itself, whatever is said of conditions that were not.
+    frame = frame.assign(reason=np.where(frame.value.isna(), "usable at too few levels: 2", None))
+    found = judged(frame, undefined={("inverse-n5", null): "not run"})
+    assert f"no defined samples of {null}: usable at too few levels: 2" in found.reason
 
 
 def test_an_effect_that_cannot_be_compared_with_the_optimum_is_not_supported_but_may_be_absent(rng):

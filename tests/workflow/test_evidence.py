@@ -1,7 +1,7 @@
 """From checkpoints to verdicts: a small null ladder run for real, and what stops it."""
 
 import pytest
-from project import Project
+from project import built_once
 
 from iredinterp.config import CONDITIONS
 from iredinterp.tables import read_provenance, read_table
@@ -29,15 +29,17 @@ JOBS = len(SEEDS) * len(CONDITIONS)
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
-    project = Project(tmp_path_factory.mktemp("judged"))
-    project.configure(TINY | {"models": MODELS})
-    project.snakemake("verdicts", "scorecard")
-    return project
+    return built_once(tmp_path_factory, "judged", judge)
 
 
 @pytest.fixture
 def project(judged, tmp_path):
     return judged.copied(tmp_path / "project")
+
+
+def judge(project):
+    project.configure(TINY | {"models": MODELS})
+    project.snakemake("verdicts", "scorecard")
 
 
 def verdicts(project):

@@ -41,16 +41,14 @@ from planned_jobs import (
     SCORE,
     TANGENT,
 )
-from project import MODEL, OTHER_RECIPE, PROBLEMS, ROOT, Project
+from project import MODEL, OTHER_RECIPE, PROBLEMS, ROOT, Project, built_once
 
 from iredinterp.tables import read_provenance, read_table
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    project = Project(tmp_path_factory.mktemp("built"))
-    project.snakemake()
-    return project
+    return built_once(tmp_path_factory, "built", Project.snakemake)
 
 
 @pytest.fixture
@@ -372,9 +370,9 @@ def test_engines_that_give_only_some_eigenvalues_run_through_to_the_figures(proj
     project.snakemake(f"results/hessian/{MODEL}/trained/figures/summary.png")
 
 
-def test_the_report_is_one_offline_page_with_every_figure(built):
-    built.snakemake("--report", "report.html")
-    page = (built.folder / "report.html").read_text()
+def test_the_report_is_one_offline_page_with_every_figure(project):
+    project.snakemake("--report", "report.html")
+    page = (project.folder / "report.html").read_text()
     for name in (
         "1 spectra per level",
         "4 overlap between levels",
@@ -400,6 +398,15 @@ def test_the_report_of_ours_shows_every_figure_and_links_to_files_that_are_there
     assert {str(path.relative_to(project.folder / "results")) for path in figures} <= linked
     assert all((project.folder / "results" / path).is_file() for path in linked)
     assert project.planned("report") == {}
+    contrasts = read_table(project.folder / "results/preview/contrasts.parquet").to_pandas()
+    left = contrasts[contrasts.reason == "left to `snakemake verdicts`"]
+    measured = [contrasts.hypothesis, contrasts.condition]
+    assert set(zip(left.hypothesis, left.condition, strict=True)) == {
+        (hypothesis, condition)
+        for hypothesis, condition in zip(*measured, strict=True)
+        if hypothesis == "monosemantic_gradients"
+        or (hypothesis == "spectrum_progression" and condition != "oracle")
+    }
 
 
 def test_the_bundled_checkpoints_were_trained_by_the_committed_recipes():

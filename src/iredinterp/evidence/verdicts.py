@@ -130,8 +130,10 @@ def judge(
     Args:
         registration: hypotheses and constants.
         samples: columns hypothesis, task, family, condition, seed, problem_id and value: the hypothesis'
-            statistic, once per seed, problem and condition. Values that are not finite count as undefined.
-        gates: by (gate method, family), the error that the method made on the planted model.
+            statistic, once per seed, problem and condition. Values that are not finite count as undefined,
+            for the reason that column `reason` gives, if there is one.
+        gates: by (gate method, family), the error that the method made on the planted model, infinite where
+            it could not be said.
         undefined: by (family, condition), why that condition has no samples.
 
     Returns:
@@ -315,7 +317,7 @@ def _contrasts(
     contrasts, missing = {}, {}
     for condition in hypothesis.conditions[1:]:
         if absent := [name for name in ("trained", condition) if name not in values.columns]:
-            missing[condition] = undefined.get((family, absent[0]), f"no defined samples of {absent[0]}")
+            missing[condition] = _missing(part, family, absent[0], undefined)
             continue
         delta = (values["trained"] - values[condition]).dropna()
         if delta.empty:
@@ -327,6 +329,15 @@ def _contrasts(
             registration, hypothesis.sesoi, condition, delta.unstack().to_numpy()
         )
     return contrasts, missing
+
+
+def _missing(part: pd.DataFrame, family: str, condition: str, undefined: Undefined) -> str:
+    """Why there is nothing of a condition to compare with."""
+    unsaid = f"no defined samples of {condition}"
+    if "reason" in part.columns:
+        for reason in part.loc[part["condition"] == condition, "reason"].dropna():
+            return f"{unsaid}: {reason}"
+    return undefined.get((family, condition), unsaid)
 
 
 def _contrast(registration: Registration, sesoi: float, condition: str, delta: np.ndarray) -> Contrast:
@@ -403,6 +414,10 @@ def _gap(found: Verdict, registration: Registration) -> tuple[str, str] | None:
     gate, least = found.hypothesis.gate, registration.minimum_seeds
     if not found.family:
         return "INCONCLUSIVE", f"not run: no samples of {found.hypothesis.analysis} on {found.task}"
+    if found.gate_error == np.inf:
+        return "INVALID", (
+            f"{gate.method} could not be calibrated: {gate.metric} is undefined on the planted network"
+        )
     if found.gate_passed is False:
         return "INVALID", (
             f"{gate.method} failed its calibration: {gate.metric} = {found.gate_error:.3g}, "
