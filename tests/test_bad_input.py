@@ -9,13 +9,15 @@ stay finite. They cannot be told from good ones; what is read of them is finite 
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 
 import pytest
 import torch
 from bad_input import checkpoints as broken
 from bad_input import weights
-from bad_input.damage import cuts, flips
+from bad_input.damage import cuts, flipped, flips
 from bad_input.judging import all_refused, by_key, by_name, complaint, drawn, none_of, refused, unless_refused
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,6 +35,9 @@ from iredinterp.ired.training import Phase, Recipe, TrainingState, initial_state
 from iredinterp.points import model_keys
 
 RECIPE = Recipe(ProblemSpec("addition", 2), 6, (Phase(4, 1e-3, False),), batch=8, warmup=2)
+
+# Where an entry of a zip file's directory holds them, from its beginning.
+ATTRIBUTES = 38
 
 
 @pytest.fixture
@@ -91,6 +96,19 @@ def test_an_official_checkpoint_with_changed_bytes_is_refused_or_read_as_it_was(
     path.write_bytes(data.draw(flips(good)))
     found = unless_refused(CheckpointError, path, lambda: load_checkpoint(path))
     assert found is None or same_networks(found, intact)
+
+
+def test_an_official_checkpoint_with_an_entry_marked_as_a_folder_is_refused(content, tmp_path):
+    """Of it torch would read nothing, and leave the tensor as its memory was."""
+    path = tmp_path / "a.pt"
+    good = broken.saved(content)
+    with zipfile.ZipFile(io.BytesIO(good)) as archive:
+        entries = [entry.filename for entry in archive.infolist()]
+        record = archive.start_dir
+    for name in entries:
+        path.write_bytes(flipped(good, [(record + ATTRIBUTES, 0x10)]))
+        refused(CheckpointError, path, lambda: load_checkpoint(path), name, "marked as a folder")
+        record = good.find(b"PK\x01\x02", record + 1)
 
 
 @drawn(30)

@@ -13,7 +13,7 @@ from report_sample import CONDITIONS, MODELS, PAGES, PANEL, Document, Study
 
 from iredinterp.errors import ConfigError, TableError
 from iredinterp.evidence.hypotheses import read_hypotheses
-from iredinterp.pages import formula, number
+from iredinterp.pages import number, prose
 from iredinterp.report import read_pages, write_report
 from iredinterp.report.captions import read_caption
 from iredinterp.report.claims import read_claims
@@ -96,7 +96,7 @@ def test_the_front_page_says_every_verdict_effect_and_interval(study, page):
         ends = (number(end) for end in verdict.hardest.ci95)
         assert text[3].startswith(f"{verdict.hardest.effect:.3g} {' … '.join(ends)}")
         assert float(row[3][1]) == verdict.hardest.effect
-        assert text[5] == re.sub(r"</?sub>", "", str(formula(verdict.reason))).replace("&gt;", ">")
+        assert text[5] == re.sub(r"</?sub>", "", str(prose(verdict.reason))).replace("&gt;", ">")
 
 
 def test_a_dot_lies_as_many_s_from_zero_as_its_effect_is(study):
@@ -281,10 +281,16 @@ def test_a_faulty_list_of_pages_is_refused(tmp_path, entries, complaint):
         ("(tr P_N H)", "(tr P<sub>N</sub> H)"),
         ("‖Y‖_* < 1", "‖Y‖<sub>*</sub> &lt; 1"),
         ("q_sample of random_init", "q_sample of random_init"),
+        (
+            "a < b: `snakemake x_y <z>`, `σ_t`",
+            "a &lt; b: <code>snakemake x_y &lt;z&gt;</code>, <code>σ_t</code>",
+        ),
+        ("a lone ` is a `", "a lone <code> is a </code>"),
+        ("one ` only", "one ` only"),
     ],
 )
-def test_single_letters_behind_an_underscore_are_set_as_indices(text, html):
-    assert str(formula(text)) == html
+def test_single_letters_behind_an_underscore_are_set_as_indices_and_backticks_as_code(text, html):
+    assert str(prose(text)) == html
 
 
 def test_numbers_have_three_digits_and_what_is_none_is_a_dash():

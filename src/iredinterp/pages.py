@@ -14,6 +14,7 @@ from iredinterp.files import atomic_file
 UNDEFINED = "–"
 # One letter, with its accents and powers, before one letter: σ_t, ∇²_yE, but not q_sample.
 SUBSCRIPT = re.compile(r"((?<![A-Za-z])[A-Za-z\u0370-\u03ff\u1f00-\u1fff\u0304²]|‖)_([A-Za-z0-9*])(?![a-z_])")
+CODE = re.compile(r"`([^`]+)`")
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -21,8 +22,16 @@ def number(value: float | None, digits: int = 3) -> str:
     return UNDEFINED if value is None or isnan(value) else f"{value:.{digits}g}".replace("inf", "∞")
 
 
-def formula(text: str) -> Markup:
-    """Text with its indices set as such: σ_t as σ with the subscript t."""
+def prose(text: str) -> Markup:
+    """Text with its indices set as such, σ_t as σ with the subscript t, and with `this` as code."""
+    parts = CODE.split(text)
+    return Markup().join(
+        Markup("<code>{}</code>").format(part) if place % 2 else _indexed(part)
+        for place, part in enumerate(parts)
+    )
+
+
+def _indexed(text: str) -> Markup:
     return Markup(SUBSCRIPT.sub(r"\1<sub>\2</sub>", str(escape(text))))
 
 
@@ -41,7 +50,7 @@ def render_page(template: str, path: str | Path, **content) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "formula": formula}
+    environment.filters |= {"number": number, "prose": prose}
     page = environment.get_template(template).render(**content)
     with atomic_file(path) as file:
         file.write(page.encode())

@@ -38,6 +38,8 @@ CONDITION_COLORS = {
 }
 # What holds without any model: chance, floors, exact values.
 REFERENCE = {"color": "0.3", "linestyle": "--", "linewidth": 0.8}
+# A relative spread of values that is rounding and no structure.
+CONSTANT = 1e-9
 # Of a line of text, in inches.
 LINE = 0.19
 CHARACTERS_PER_INCH = 15
@@ -153,6 +155,14 @@ def level_axis(ax: Axes, table: pa.Table) -> None:
     ax.set_xlim(max(levels) + 0.3, min(levels) - 0.3)
     ax.set_xticks(sorted(levels))
     ax.set_xlabel(f"level t\n{NOISY_TO_SHARP}")
+
+
+def logarithmic(ax: Axes, nonpositive: str = "clip") -> None:
+    """A logarithmic value axis; what is constant but for its last digits is drawn as a constant."""
+    low, high = ax.dataLim.intervaly
+    if 0 < low <= high < low * (1 + CONSTANT):
+        ax.set_ylim(low / 2, high * 2)
+    ax.set_yscale("log", nonpositive=nonpositive)
 
 
 def plain_logarithms(axis: Axis) -> None:

@@ -36,6 +36,8 @@ OTHER_OFFICIAL_BUFFERS = {
     "loss_weight",
 }
 SAFETENSORS_FORMAT = "iredinterp-checkpoint-1"
+# The bit of a zip entry that marks a folder.
+MS_DOS_FOLDER = 0x10
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,14 @@ def load_plain(path: str | Path, device: torch.device | str = "cpu") -> object:
         CheckpointError: the file is absent, damaged, or carries other objects.
     """
     try:
-        # torch writes a checksum of every tensor, but does not compare it.
+        # torch writes a checksum of every tensor, but does not compare it. Of an entry marked as a folder it
+        # reads nothing, and the tensor is whatever its memory held.
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if damaged := archive.testzip():
                     raise CheckpointError(f"{path}: {damaged} is damaged: its checksum differs")
+                if folders := [e.filename for e in archive.infolist() if e.external_attr & MS_DOS_FOLDER]:
+                    raise CheckpointError(f"{path}: {folders[0]} is damaged: it is marked as a folder")
         return torch.load(path, map_location=device, weights_only=True)
     except CheckpointError:
         raise

@@ -24,6 +24,7 @@ from iredinterp.panels import (
     framed,
     level_axis,
     level_curve,
+    logarithmic,
     model_and_optimum,
     one_model,
     optimum_curve,
@@ -130,7 +131,7 @@ def figure_ledger(tables: Mapping[str, pa.Table], title: str = "", note: str = "
     stability.set_title("2η$_t$λ$_{max}$ (overshoots above 2)")
     level_curve(law, table, "estimate_error", PREDICTED, "", SECOND, "--")
     level_curve(law, table, "estimate_error", MEASURED, "", FIRST, ":")
-    law.set_yscale("log")
+    logarithmic(law)
     law.set_title("RMS error of x̂$_0$")
     for metric, component, _, color in SHARES:
         level_curve(shares, table, metric, component, "", color)
@@ -169,7 +170,7 @@ def figure_modes(tables: Mapping[str, pa.Table], title: str = "", note: str = ""
             for i in shown:
                 median = by_level(table.filter(pc.equal(table["index"], i)), metric, component).median()
                 ax.plot(median.index, median, color=level_color(i, max(count, 2)), linestyle=linestyle)
-        ax.set_yscale("log")
+        logarithmic(ax)
         ax.set_title(heading)
     ax = axes[2]
     level_curve(ax, table, "coarse_first_exponent", "relative", "", SECOND, "--")
@@ -206,7 +207,7 @@ def _log_curves(
     for component, (_, color) in parts.items():
         level_curve(ax, table, metric, component, "", color)
         optimum_curve(ax, best, metric, component, color)
-    ax.set_yscale("log", nonpositive="mask")
+    logarithmic(ax, nonpositive="mask")
     ax.set_ylim(bottom=smallest / ROOM)
 
 

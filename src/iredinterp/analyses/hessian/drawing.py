@@ -24,6 +24,7 @@ from iredinterp.panels import (
     framed,
     level_axis,
     level_curve,
+    logarithmic,
     metric_rows,
     one_model,
     optimum_curve,
@@ -181,7 +182,7 @@ def figure_summary(
     for ax in axes[[0, 3]]:
         if not ax.lines:
             continue
-        ax.set_yscale("log")
+        logarithmic(ax)
         ax.yaxis.set_major_formatter(LogFormatter())
         ax.yaxis.set_minor_formatter(LogFormatter())
     axes[0].set_ylabel("ratio (dimensionless)")

@@ -33,6 +33,7 @@ from iredinterp.panels import (
     framed,
     level_axis,
     level_curve,
+    logarithmic,
     metric_rows,
     one_model,
     points_drawn,
@@ -129,12 +130,12 @@ def figure_solution(tables: Mapping[str, pa.Table], title: str = "", note: str =
         median = by_level(table, "distance", name).median()
         if median.notna().any():
             distance.plot(median.index, median, color=color, linestyle=linestyle, linewidth=width)
-    distance.set_yscale("log")
+    logarithmic(distance)
     distance.set_title("RMS distance, free entries")
     _pulls(pull, tables, table)
     condition_curves(misfit, tables, TRAJECTORY, "misfit")
     if misfit.lines:
-        misfit.set_yscale("log", nonpositive="mask")
+        logarithmic(misfit, nonpositive="mask")
         misfit.set_ylim(bottom=by_level(table, "misfit").median().min() / 10)
     misfit.set_title("RMS misfit, observed entries")
     differ = by_level(table, "pull", NUCLEAR).notna().any(axis=1)

@@ -18,6 +18,7 @@ from iredinterp.panels import (
     STEPS,
     described,
     framed,
+    logarithmic,
     over_steps,
     plain_logarithms,
     rows_of,
@@ -89,7 +90,7 @@ def figure_training(metrics: pd.DataFrame, title: str = "", note: str = "") -> F
     rank.set_title("rank of W")
     change_rank.set_title("rank of W − W$_0$")
     for ax in (change, rank, change_rank):
-        ax.set_yscale("log")
+        logarithmic(ax)
     _draw_spectrum(spectrum, metrics)
     for ax in axes.flat[:-1]:
         step_axis(ax, metrics)
@@ -128,7 +129,7 @@ def _draw_errors(ax: Axes, metrics: pd.DataFrame) -> list[tuple[str, object]]:
         if name in values.index and values["value"][name] > least / 100:
             ax.axhline(values["value"][name], color="0.4", linestyle=linestyle, linewidth=0.9)
             drawn.append((label, linestyle))
-    ax.set_yscale("log")
+    logarithmic(ax)
     ax.set_title(f"MSE, {deciding or 'all'} entries")
     return drawn
 
@@ -159,6 +160,6 @@ def _draw_spectrum(ax: Axes, metrics: pd.DataFrame) -> None:
         ax.plot(np.arange(1, len(values) + 1), values, color=color, linewidth=1)
         place = len(values) * (position + 1) // (len(steps) + 1)
         ax.annotate(f"{step:g}", (place + 1, values[place]), fontsize=6, color=color, va="bottom")
-    ax.set_yscale("log")
+    logarithmic(ax)
     ax.set_xlabel(f"index; numbers: {STEPS}")
     ax.set_title(f"singular values of W − W$_0$, {MIDDLE}")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from iredinterp.figures import PALETTE, panel_grid, style
-from iredinterp.panels import CONDITION_COLORS, by_condition, framed, one_model
+from iredinterp.panels import CONDITION_COLORS, by_condition, framed, logarithmic, one_model
 
 # Name, colour, and line style of each path.
 PATHS = {
@@ -73,7 +73,7 @@ def _losses(ax: Axes, table: pa.Table) -> None:
         losses = _values(table, "denoising_loss", path)
         ax.plot(np.linspace(0, 1, len(losses)), losses, color=color, linestyle=line)
     ax.axhline(_values(table, "zero_loss").item(), color="0.3", linestyle="--", linewidth=0.8)
-    ax.set_yscale("log")
+    logarithmic(ax)
     ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     ax.set_xlabel("position on the path\nthis seed → another seed")
 

@@ -10,7 +10,16 @@ from matplotlib.lines import Line2D
 
 from iredinterp.analyses.ntk.names import FIRST, KERNEL, LAST
 from iredinterp.figures import level_color, panel_grid, style
-from iredinterp.panels import described, framed, one_course, over_steps, plain_logarithms, rows_of, step_axis
+from iredinterp.panels import (
+    described,
+    framed,
+    logarithmic,
+    one_course,
+    over_steps,
+    plain_logarithms,
+    rows_of,
+    step_axis,
+)
 
 PANELS = (
     ("kernel_change", LAST, "kernel velocity\n1 − CKA since the last snapshot"),
@@ -42,7 +51,7 @@ def figure_course(table: pa.Table, title: str = "", note: str = "") -> Figure:
         ax.set_title(heading)
         step_axis(ax, metrics)
         if metric == "trace":
-            ax.set_yscale("log")
+            logarithmic(ax)
             plain_logarithms(ax.yaxis)
         elif metric == "linearisation_error":
             ax.set_ylim(bottom=0)

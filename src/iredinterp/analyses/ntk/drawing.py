@@ -23,6 +23,7 @@ from iredinterp.panels import (
     condition_handles,
     framed,
     level_axis,
+    logarithmic,
     one_model,
     plain_logarithms,
     points_drawn,
@@ -88,7 +89,7 @@ def figure_spectrum(
     for column, kernel in enumerate(KERNELS):
         size, rank, spectrum = axes[:, column]
         condition_curves(size, tables, KIND, "trace", kernel)
-        size.set_yscale("log")
+        logarithmic(size)
         plain_logarithms(size.yaxis)
         size.set_title(NAMES[kernel])
         for name, table in tables.items():
@@ -101,7 +102,7 @@ def figure_spectrum(
             shares = _rows(trained, "eigenvalue_share", kernel)
             shares = shares[shares["t"] == t].groupby("index")["value"].mean()
             spectrum.plot(shares.index + 1, shares, color=level_color(t), marker="o", linewidth=0.8)
-        spectrum.set_yscale("log")
+        logarithmic(spectrum)
         plain_logarithms(spectrum.yaxis)
         spectrum.set_xlabel("index of the eigenvalue")
         spectrum.set_xticks(shares.index + 1)

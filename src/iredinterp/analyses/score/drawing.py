@@ -30,6 +30,7 @@ from iredinterp.panels import (
     isotropic_band,
     isotropic_handle,
     level_axis,
+    logarithmic,
     metric_rows,
     model_and_optimum,
     one_model,
@@ -213,7 +214,7 @@ def _score_spectra(ax: Axes, tables: Mapping[str, pa.Table], point_kind: str) ->
         dimension = metric_rows(table, "normal_dimension")["value"].median()
         if not np.isnan(dimension):
             ax.plot(dimension, np.interp(dimension, values.index + 1, values), "v", color=color, markersize=5)
-    ax.set_yscale("log")
+    logarithmic(ax)
     ax.set_ylim(bottom=max(ax.get_ylim()[0], LEAST_DRAWN))
     ax.set_title("scores around the answer, t = 0")
     ax.set_xlabel("number of the singular value")

@@ -22,6 +22,7 @@ from iredinterp.panels import (
     isotropic_handle,
     level_axis,
     level_curve,
+    logarithmic,
     metric_rows,
     model_and_optimum,
     optimum_curve,
@@ -83,7 +84,7 @@ def figure_ratios(
         level_curve(ax, table, name, "", "", MODEL)
         optimum_curve(ax, best, name, "", MODEL)
         ax.axhline(1, **REFERENCE)
-    axes[0].set_yscale("log")
+    logarithmic(axes[0])
     plain_logarithms(axes[0].yaxis)
     axes[0].set_title("gradient: F = ‖P$_N$g‖² / ‖P$_T$g‖²")
     axes[1].set_title("curvature: C = tr P$_N$H / tr P$_T$H")
@@ -185,7 +186,7 @@ def figure_conditions(
         ax.axhline(1, **REFERENCE)
         ax.set_title(heading)
         level_axis(ax, table)
-    axes[0].set_yscale("log")
+    logarithmic(axes[0])
     plain_logarithms(axes[0].yaxis)
     axes[0].set_ylabel("normal over tangent part")
     foot = f"medians over problems; {points_drawn(table, point_kind)}"
