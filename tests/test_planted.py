@@ -1,5 +1,8 @@
 """Networks with planted weights against the formulas they were built for, unit by unit and level by level."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -396,6 +399,21 @@ def test_a_checkpoint_gives_back_network_and_truth(own_spectrum, tmp_path, seed,
     assert truth.pairs == case.truth.pairs
     assert truth.saturated == case.truth.saturated
     assert energy.checkpoint.record["seed"] == seed
+
+
+def test_a_checkpoint_written_on_another_kind_of_processor_has_its_truth(tmp_path, seed, generator):
+    """IRED embeds levels in float32, and sines differ in the last digit."""
+    path = tmp_path / "planted.safetensors"
+    code = "import sys; from iredinterp.truth.planted import *; save_planted(planted(6, 5, int(sys.argv[2])), sys.argv[1])"
+    for kernels in ("COMPATIBLE", "AVX2"):
+        subprocess.run(
+            [sys.executable, "-c", code, path, str(seed)], env=os.environ | {"MKL_CBWR": kernels}, check=True
+        )
+        energy, truth = load_energy(path), read_planted_truth(path)
+        x, y = problem(planted(6, 5, seed), generator, 10)
+        t = torch.arange(10)
+        assert relative(energy.hessian(x, y, t), truth.hessian(x, y, t)) < 1e-7
+        assert relative(energy.energy(x, y, t), truth.energy(x, y, t)) < 1e-7
 
 
 def test_the_file_holds_float64_weights_under_the_ordinary_names(tmp_path, seed):

@@ -140,9 +140,11 @@ def test_the_planted_spectrum_is_found_at_every_level(judged):
 
 def test_what_is_planted_is_found_by_every_analysis_that_has_a_gate(judged):
     table = read_table(judged.folder / f"results/planted/{FAMILY}/calibration.parquet").to_pandas()
-    gates = ["log_slope_error", "log_ratio_error", "exponent_error", "relative_exponent_error"]
-    errors = table.set_index("metric").loc[gates, "value"]
-    assert (errors < 1e-9).all()
+    errors = table.set_index("metric")["value"]
+    assert (errors[["log_slope_error", "log_ratio_error"]] < 1e-9).all()
+    # Whether the sampler accepts a step of 1e-8 is rounding, for energies of states that near are equal; from
+    # the noisiest level its answers are divided by √ᾱ = 0.005.
+    assert (errors[["exponent_error", "relative_exponent_error"]] < 1e-5).all()
 
 
 def test_the_verdict_carries_the_hash_of_what_was_registered(judged):
