@@ -1,12 +1,22 @@
 """The energy network against the official code, an independent autograd build and its own stack."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from official import available
 from torch import nn
 
 from iredinterp.ired.checkpoint import load_checkpoint
-from iredinterp.ired.model import EnergyMLP, parameter_shapes, swish_curvature, swish_slope
+from iredinterp.ired.model import (
+    EnergyMLP,
+    level_embedding,
+    parameter_shapes,
+    swish_curvature,
+    swish_slope,
+)
 
 
 @pytest.mark.parametrize("reference", available(), ids=lambda reference: reference.name)
@@ -27,12 +37,23 @@ def test_energies_and_gradients_equal_those_of_the_official_code_in_float32(refe
     for t in range(network.schedule.levels):
         found, expected = evaluated(network, reference, weights, t)
         x, y = reference.reference["x"], reference.get(weights, torch.float32, "q_sample")[t].double()
-        # At n = 20 the official numbers are themselves off by 2.8e-6, and the official code run on another
-        # processor differs from them by 1.2e-6: no float32 evaluation can be held to less than that.
+        # The order in which a processor sums decides the rounding. Over MKL's code paths for SSE4.2, AVX2, AVX-512
+        # and none of them the distance from the exact numbers stays below 1e-6 at n = 5; at n = 20 it is up to
+        # 3.0e-6, 1.6 times what the official code's own is.
         for ours, theirs, truth in zip(found, expected, exact.energy_and_gradient(x, y, t), strict=True):
             own_rounding = relative_error(theirs.double(), truth)
-            assert relative_error(ours, theirs) <= max(1e-6, own_rounding)
-            assert relative_error(ours.double(), truth) <= max(1e-6, 1.2 * own_rounding)
+            assert relative_error(ours.double(), truth) <= max(1e-6, 2 * own_rounding)
+            assert relative_error(ours, theirs) <= max(1e-6, 2 * own_rounding)
+
+
+@pytest.mark.parametrize("kernels", ["COMPATIBLE", "SSE4_2", "AVX2", "AVX512"])
+def test_the_levels_are_embedded_alike_on_every_kind_of_processor(kernels):
+    code = "import sys; from iredinterp.ired.model import level_embedding as embedding;"
+    code += "sys.stdout.buffer.write(embedding(10).numpy().tobytes())"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"MKL_CBWR": kernels}, capture_output=True, check=True
+    )
+    assert run.stdout == level_embedding(10).numpy().tobytes()
 
 
 def evaluated(network, reference, weights, t):

@@ -9,7 +9,9 @@ from iredinterp.ired.checkpoint import load_checkpoint
 from iredinterp.ired.model import EnergyMLP
 from iredinterp.ired.sampler import sample, unchanged
 
-WHOLE_RUN = {torch.float32: 1e-3, torch.float64: 1e-9}
+# The steps amplify the rounding of single evaluations: at n = 20 a float32 run of the official code is off its
+# float64 run by 8.5e-4, and ours differs from it by up to 1.4e-3, as the order decides in which MKL sums.
+WHOLE_RUN = {torch.float32: 2e-3, torch.float64: 1e-9}
 # Two float32 energies of magnitude E that differ by less than this share of E differ by rounding.
 ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-14}
 

@@ -53,8 +53,8 @@ def status(targets, configfile) -> None:
 
     Of each TARGET, by default exp001 … exp010, planted and verdicts: its files by folder, what is still to be
     made by rule, upstream first, the log of what failed, and what the jobs of its rules took. Nothing is run.
-    The workflow is read once per target, which takes some seconds each. Params hold a digest of the code that a
-    job uses, so an edit of the library shows as params changed.
+    The workflow is read once per target, which takes some seconds each. Params hold a digest of the code
+    that a job uses, so an edit of the library shows as params changed.
     """
     if not Path("workflow/Snakefile").is_file():
         raise ConfigError("no workflow/Snakefile here; run this in the project's folder")
