@@ -105,8 +105,11 @@ def test_bootstrap_agrees_with_a_plain_loop_over_seeds_and_problems(rng):
             row = values[seed, columns]
             drawn.append(row[~np.isnan(row)].mean() if (~np.isnan(row)).any() else means[seed])
         moved = abs(np.mean(drawn) - means.mean())
-        deviations.append(moved * scipy.stats.sem(means) / scipy.stats.sem(drawn))
-    np.testing.assert_allclose(hierarchical_bootstrap(values, draws).deviations, np.sort(deviations))
+        # About one run in 26 draws one seed six times over, which tells nothing of the spread.
+        told = len(set(seeds)) > 1
+        deviations.append(moved * scipy.stats.sem(means) / scipy.stats.sem(drawn) if told else math.inf)
+    found = hierarchical_bootstrap(values, draws).deviations
+    np.testing.assert_allclose(found, np.sort(deviations), atol=1e-12)
 
 
 def test_resamples_are_multinomial(rng):
