@@ -317,7 +317,7 @@ def test_matching_is_the_best_of_all_choices(generator):
         ({"reach": 0.0}, r"difference.landscapes.reach: found 0.0; give a number above 0"),
         ({"images": 2}, r"difference.landscapes.images: found 2, needs at least 3"),
         ({"levels": [3, 3]}, r"difference.landscapes.levels: found \[3, 3\]; give one or more, each once"),
-        ({"levels": [10]}, r"difference.landscapes.levels: found \[10\]; the models have 0 … 9"),
+        ({"levels": [10]}, r"difference.landscapes.levels: found \[10\]; name levels of 0 … 9"),
         ({"vectors": 4}, r"difference.landscapes.vectors: found 4, allowed 1 … d − 1 = 3"),
     ],
 )

@@ -19,13 +19,14 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 RULES = sorted((ROOT / "workflow/rules").glob("*.smk"))
 
 # Which rooms a module may import from, by its path below the package; the longest match counts.
-LEAVES = {"errors", "files", "lazy", "names"}
+LEAVES = {"errors", "files", "lazy", "names", "ranges"}
 MAY_IMPORT = {
     "": {"lazy"},
     "errors": set(),
     "files": set(),
     "lazy": set(),
     "names": set(),
+    "ranges": {"errors"},
     "adam": LEAVES,
     "config": LEAVES,
     "cluster": LEAVES | {"cluster"},

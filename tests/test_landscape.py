@@ -317,7 +317,7 @@ def test_problems_searched_together_give_what_each_gives_alone(seed, generator):
         ({"radius": 0.0}, "landscape.radius: found 0.0; give a number above 0"),
         ({"levels": ()}, "landscape.levels: found .*; give one or more, each once"),
         ({"levels": (3, 3)}, "landscape.levels: found .*; give one or more, each once"),
-        ({"levels": (10,)}, "landscape.levels: found .*; the model has 0 … 9"),
+        ({"levels": (10,)}, "landscape.levels: found .*; name levels of 0 … 9"),
         ({"every": 3, "block": slice(1, 3)}, "landscape.every: found 3, .* divides sampling.block"),
     ],
 )

@@ -128,7 +128,7 @@ def test_bad_settings_of_a_course_are_refused():
         course_table(TINY, "tiny", [0], snapshots=2)
     with pytest.raises(ConfigError, match=r"ntk.course.levels: found \[10\]; name levels of 0 … 9"):
         course_table(TINY, "tiny", [0], levels=[10])
-    with pytest.raises(ConfigError, match=r"ntk.course.problems: found 3, allowed ≥ 4"):
+    with pytest.raises(ConfigError, match=r"ntk.course.problems: found 3, needs at least 4"):
         course_table(TINY, "tiny", [0], problems=3)
 
 

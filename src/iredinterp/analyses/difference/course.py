@@ -27,6 +27,7 @@ from iredinterp.ired.training import Recipe
 from iredinterp.linalg import inertia, zero_tolerance
 from iredinterp.minima import posterior_variance, resolution, search
 from iredinterp.points import normal_draws, q_sample
+from iredinterp.ranges import require_levels
 from iredinterp.tables import Metric, tidy
 
 NO_ORACLE = "no computable Bayes-optimal energy for these problems"
@@ -104,9 +105,7 @@ class Probe:
             ConfigError: no such level.
         """
         schedule = cosine_schedule().to(torch.float64, device)
-        if not levels or not all(0 <= t < schedule.levels for t in levels):
-            allowed = f"levels of 0 … {schedule.levels - 1}"
-            raise ConfigError(f"difference.course.levels: found {list(levels)}; name {allowed}")
+        require_levels("difference.course", levels, schedule.levels)
         problems = draw_problems(recipe.problems, count, torch.Generator().manual_seed(seed * 10 + STREAM))
         x, y_star = (part.double().to(device) for part in (problems.x, problems.y_star))
         d, ids = y_star.shape[1], list(range(count))

@@ -15,6 +15,7 @@ from iredinterp.analyses.difference.settings import Settings
 from iredinterp.energy import Energy
 from iredinterp.errors import ConfigError
 from iredinterp.points import normal_draws, point_keys, q_sample
+from iredinterp.ranges import require_levels
 from iredinterp.tables import tensor_column, tidy
 
 # What tables say of the network that the model is compared with, by the name it has for the model itself.
@@ -121,11 +122,7 @@ def _check(energy: Energy, other: Energy, settings: Settings) -> None:
         raise ConfigError(
             "difference: the two networks have different noise levels; compare those of one schedule"
         )
-    if not 0 <= min(settings.levels) <= max(settings.levels) < energy.schedule.levels:
-        raise ConfigError(
-            f"difference.landscapes.levels: found {list(settings.levels)}; the models have 0 … "
-            f"{energy.schedule.levels - 1}"
-        )
+    require_levels("difference.landscapes", settings.levels, energy.schedule.levels)
     if settings.vectors >= energy.dim_y:
         raise ConfigError(
             f"difference.landscapes.vectors: found {settings.vectors}, allowed 1 … d − 1 = "

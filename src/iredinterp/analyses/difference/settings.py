@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from iredinterp.errors import ConfigError
+from iredinterp.ranges import require_least, require_levels, require_positive
 
 LEAST = {
     "count": 1,
@@ -56,17 +56,6 @@ class Settings:
     chunk: int = 256
 
     def __post_init__(self):
-        for name, least in LEAST.items():
-            if getattr(self, name) < least:
-                raise ConfigError(
-                    f"difference.landscapes.{name}: found {getattr(self, name)}, needs at least {least}"
-                )
-        for name in POSITIVE:
-            if not getattr(self, name) > 0:
-                raise ConfigError(
-                    f"difference.landscapes.{name}: found {getattr(self, name)}; give a number above 0"
-                )
-        if not self.levels or len(set(self.levels)) < len(self.levels):
-            raise ConfigError(
-                f"difference.landscapes.levels: found {list(self.levels)}; give one or more, each once"
-            )
+        require_least("difference.landscapes", LEAST, vars(self))
+        require_positive("difference.landscapes", POSITIVE, vars(self))
+        require_levels("difference.landscapes", self.levels)

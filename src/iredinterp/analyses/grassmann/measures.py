@@ -21,6 +21,7 @@ from iredinterp.geometry.paths import barrier
 from iredinterp.geometry.perturb import ARMS, arm_stack
 from iredinterp.geometry.subspace import grassmann_distance
 from iredinterp.points import point_keys, reference_rank
+from iredinterp.ranges import require_least
 from iredinterp.tables import Metric, tidy
 
 CHUNK = 4096
@@ -156,9 +157,8 @@ class GrassmannianAnalyzer:
 def _check(radii: Sequence[float], draws: int, perturbations: int, steps: int) -> None:
     if not radii or radii[0] <= 0 or any(b <= a for a, b in pairwise(radii)):
         raise ConfigError(f"grassmann.radii: found {list(radii)}; give positive numbers in ascending order")
-    for name, value, least in (("draws", draws, 1), ("perturbations", perturbations, 4), ("steps", steps, 3)):
-        if value < least:
-            raise ConfigError(f"grassmann.{name}: found {value}, needs at least {least}")
+    found = {"draws": draws, "perturbations": perturbations, "steps": steps}
+    require_least("grassmann", {"draws": 1, "perturbations": 4, "steps": 3}, found)
 
 
 def _arm_metrics(arms: Displaced, sigma: float) -> list[Metric]:

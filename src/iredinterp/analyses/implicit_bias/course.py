@@ -15,7 +15,6 @@ from torch import Tensor
 
 from iredinterp.analyses.implicit_bias.mode_tables import noise_size
 from iredinterp.energy import Energy, MLPEnergy, map_chunks
-from iredinterp.errors import ConfigError
 from iredinterp.ired.competence import baseline_predictions
 from iredinterp.ired.model import EnergyMLP
 from iredinterp.ired.sampler import sample
@@ -23,6 +22,7 @@ from iredinterp.ired.schedule import cosine_schedule
 from iredinterp.ired.tasks import Problems, draw_problems
 from iredinterp.ired.training import Recipe
 from iredinterp.points import normal_draws, q_sample
+from iredinterp.ranges import require_levels
 
 NO_ORACLE = "no computable Bayes-optimal energy for these problems"
 # Of the seed of a course, so that no training seed draws the same problems.
@@ -115,9 +115,7 @@ class Curvature:
             ConfigError: no such level.
         """
         schedule = cosine_schedule()
-        if not levels or not all(0 <= t < schedule.levels for t in levels):
-            allowed = f"levels of 0 … {schedule.levels - 1}"
-            raise ConfigError(f"implicit_bias.course.levels: found {list(levels)}; name {allowed}")
+        require_levels("implicit_bias.course", levels, schedule.levels)
         noise = normal_draws(seed, "q_sample", range(len(problems)), 1, problems.spec.dim_y)[:, 0]
         y = torch.cat([q_sample(problems.y_star, t, noise, schedule) for t in levels]).to(device)
         x = problems.x.repeat(len(levels), 1).to(device)

@@ -20,6 +20,7 @@ from iredinterp.ired.model import EnergyMLP
 from iredinterp.ired.schedule import Schedule
 from iredinterp.ired.tasks import ProblemSpec, draw_problems
 from iredinterp.ired.training import losses
+from iredinterp.ranges import require_least
 
 Parameters = Mapping[str, Tensor]
 
@@ -268,9 +269,8 @@ def connection(
         ConfigError: the networks differ in shape, or there are too few points or problems.
     """
     levels = start.schedule.levels
-    for name, value, least in (("points", points, 3), ("problems", problems, levels), ("steps", steps, 0)):
-        if value < least:
-            raise ConfigError(f"connectivity.{name}: found {value}, needs at least {least}")
+    found = {"points": points, "problems": problems, "steps": steps}
+    require_least("connectivity", {"points": 3, "problems": levels, "steps": 0}, found)
     generator, schedule = torch.Generator().manual_seed(seed), start.schedule.to(torch.float64)
     check, train = (Batch.draw(spec, problems, levels, generator, start.device) for _ in range(2))
     first, second = (

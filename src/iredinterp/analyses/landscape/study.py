@@ -24,6 +24,7 @@ from iredinterp.minima import (
     search,
 )
 from iredinterp.points import normal_draws, point_keys, q_sample
+from iredinterp.ranges import require_levels
 from iredinterp.tables import tensor_column
 
 # Where searches start, in this order.
@@ -78,8 +79,7 @@ class Study:
             ConfigError: no such level, or no problem is left to look at.
         """
         schedule, levels = energy.schedule, list(settings.levels)
-        if not 0 <= min(levels) <= max(levels) < schedule.levels:
-            raise ConfigError(f"landscape.levels: found {levels}; the model has 0 … {schedule.levels - 1}")
+        require_levels("landscape", levels, schedule.levels)
         positions = torch.arange(problems.num_rows)[block]
         positions = positions[positions % settings.every == 0]
         if not len(positions):

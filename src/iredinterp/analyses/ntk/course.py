@@ -20,13 +20,13 @@ from iredinterp.analyses.ntk.factors import Points
 from iredinterp.analyses.ntk.kernels import gradient_kernel_trace
 from iredinterp.analyses.ntk.names import FIRST, KERNEL, LAST
 from iredinterp.course_keys import CourseKeys
-from iredinterp.errors import ConfigError
 from iredinterp.ired.course import shortened, snapshot_steps, trained_states
 from iredinterp.ired.model import EnergyMLP
 from iredinterp.ired.schedule import Schedule, cosine_schedule
 from iredinterp.ired.tasks import draw_problems
 from iredinterp.ired.training import Recipe
 from iredinterp.points import normal_draws, q_sample
+from iredinterp.ranges import require_least, require_levels
 from iredinterp.tables import Metric, tidy
 
 NO_KERNEL = "the kernel is zero or not finite"
@@ -73,11 +73,8 @@ class Probe:
             ConfigError: no such level, or fewer than 4 problems.
         """
         schedule = cosine_schedule()
-        if not levels or not all(0 <= t < schedule.levels for t in levels):
-            allowed = f"levels of 0 … {schedule.levels - 1}"
-            raise ConfigError(f"ntk.course.levels: found {list(levels)}; name {allowed}")
-        if count < LEAST:
-            raise ConfigError(f"ntk.course.problems: found {count}, allowed ≥ {LEAST}")
+        require_levels("ntk.course", levels, schedule.levels)
+        require_least("ntk.course", {"problems": LEAST}, {"problems": count})
         seed = sampling.seed
         problems = draw_problems(recipe.problems, count, torch.Generator().manual_seed(seed * 10 + STREAM))
         noise = normal_draws(seed, "q_sample", range(count), 1, recipe.problems.dim_y)[:, 0]
