@@ -371,12 +371,12 @@ def test_probes_refuse_what_they_cannot_fit(generator):
 
 def analyzer(generator, atoms=None, **changed):
     law = SparseDictionary.random(6, 5, 1.5, generator, zipf=0.0, noise=0.0)
-    x, truth = law.sample(60, generator)
+    x, truth = law.sample(240, generator)
     given = {
         "autoencoder": Dictionary.of_atoms("planted", law.atoms if atoms is None else atoms, 2),
         "x": x,
-        "t": torch.arange(60) % 3,
-        "problem": torch.arange(60) // 3,
+        "t": torch.arange(240) % 3,
+        "problem": torch.arange(240) // 3,
         "shape": (2, 3),
         "concepts": {"fired": truth[:, 1] != 0},
     }
