@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 
 from iredinterp.analyses.implicit_bias.names import LEARNT, RANDOM, SHUFFLED, SINGULAR, TURNED
 from iredinterp.figures import PALETTE, level_color, panel_grid, style
-from iredinterp.panels import STEPS, described, framed, rows_of, step_axis
+from iredinterp.panels import STEPS, described, framed, plain_logarithms, rows_of, step_axis
 
 COLORS = {
     SINGULAR: PALETTE["black"],
@@ -58,6 +58,7 @@ def figure_modes(metrics: pd.DataFrame, times: pd.DataFrame, title: str = "", no
         ax.set_yscale("log")
         ax.set_ylim(0.6, last * ROOM**2)
         ax.set_xlabel("size of the mode s$_i$ (units of y)")
+        plain_logarithms(ax.xaxis)
     medians.set_ylabel(f"median τ$_i$ ({STEPS}s)")
     medians.set_title("median times (Kaplan–Meier)")
     _draw_exponents(exponents, metrics)
