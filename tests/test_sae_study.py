@@ -195,6 +195,9 @@ def test_every_figure_is_drawn_and_one_condition_at_a_time(run, tmp_path):
     image = drawn["examples"].axes[0].images[0].get_array()
     atom = run["gradient"].reported.W_dec[shown[0].by_use[0]].reshape(3, 3).numpy()
     np.testing.assert_allclose(image, atom / np.abs(atom).max(), atol=1e-6)
+    arms = [label.get_text().split(":")[0] for label in drawn["effects"].axes[0].get_yticklabels()]
+    latents = tables["effects"].to_pandas()["latent"].dropna().unique()
+    assert set(arms) == {f"latent {int(latent)}" for latent in latents}
     other = tables["metrics"].set_column(
         tables["metrics"].column_names.index("condition"),
         "condition",

@@ -242,7 +242,8 @@ def figure_effects(effects: pd.DataFrame, title: str = "", note: str = "") -> Fi
     rows = effects[(effects["metric"] == "mse_change") & effects["role"].isin(CONTROLS)]
     if rows.empty:
         return _nothing(title, note)
-    rows = rows.assign(dose=rows["dose"].fillna(0))
+    # Rows elsewhere name no latent, which makes the column one of floats.
+    rows = rows.assign(dose=rows["dose"].fillna(0), latent=rows["latent"].astype(int))
     table = rows.pivot(index=["latent", "intervention", "dose", "role"], columns="component", values="value")
     arms = list(dict.fromkeys(arm[:3] for arm in table.index))
     figure, axes = panel_grid(1, 1, 6.4, 0.6 + 0.22 * len(arms))
