@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from iredinterp.errors import ConfigError
-from iredinterp.provenance import code_digest, file_sha256, provenance
+from iredinterp.provenance import code_digest, code_digests, file_sha256, provenance
 
 PACKAGE = {
     "__init__.py": '''
@@ -447,6 +447,45 @@ def test_scripts_of_this_project_can_be_digested(tmp_path):
     digest = code_digest(script, source)
     assert {"iredinterp.tables", "iredinterp.errors", "scripts.gather"} <= set(digest)
     assert "iredinterp.figures" not in digest
+
+
+def test_digests_of_all_scripts_are_kept_until_any_file_changes(project, tmp_path):
+    digest = project.digest(SPECTRA)
+    other = project.script.with_name("other.py")
+    other.write_text("from pkg.truth import planted\nplanted()\n")
+    cache = tmp_path / "kept/digests.json"
+
+    def digests():
+        return code_digests(project.script.parent, project.source, cache)
+
+    both = {project.script.stem: digest, "other": code_digest(other, project.source)}
+    assert digests() == both
+    kept = json.loads(cache.read_bytes())
+    cache.write_text(json.dumps(kept | {"digests": "read from there"}))
+    assert digests() == "read from there"
+    project.edit("truth.py", "return 1", "return 2")
+    edited = digests()
+    assert edited == both | {"other": code_digest(other, project.source)}
+    assert edited["other"] != both["other"]
+    assert digests() == edited
+    (project.source / "pkg/templates/page.html").write_text("<p>")
+    other.write_text("from pkg.truth import planted\nplanted('page.html')\n")
+    named = digests()["other"]
+    (project.source / "pkg/templates/page.html").write_text("<b>")
+    assert digests()["other"] != named
+    (project.source / "pkg/truth.py").unlink()
+    assert "pkg.truth" not in digests()["other"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff"])
+def test_damaged_or_unwritable_kept_digests_are_as_good_as_none(content, project, tmp_path):
+    digest = project.digest(SPECTRA)
+    cache = tmp_path / "digests.json"
+    cache.write_bytes(content)
+    assert code_digests(project.script.parent, project.source, cache) == {project.script.stem: digest}
+    cache.unlink()
+    cache.mkdir()
+    assert code_digests(project.script.parent, project.source, cache) == {project.script.stem: digest}
 
 
 def test_a_file_that_is_not_python_is_named_with_its_line(project):

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from iredinterp.errors import ConfigError
+from iredinterp.files import atomic_file
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 Import = ast.Import | ast.ImportFrom
@@ -95,6 +97,36 @@ def code_digest(script: str | Path, sources: "str | Path | Sources") -> dict[str
     if not isinstance(sources, Sources):
         sources = Sources(sources)
     return _Closure(Path(script), sources).digests()
+
+
+def code_digests(scripts: str | Path, root: str | Path, cache: str | Path) -> dict[str, dict[str, str]]:
+    """`code_digest` of every script in a folder, computed only when a file or the Python has changed since.
+
+    Args:
+        scripts: folder of the Python files to start from.
+        root: folder that holds the packages to follow, and their templates.
+        cache: file to keep the digests in, with a hash of all that they were made from; without a place for
+            it, or damaged, they are computed each time.
+
+    Returns:
+        {script without .py: digests}.
+
+    Raises:
+        ConfigError: a file is not valid Python.
+    """
+    starts = sorted(Path(scripts).glob("*.py"))
+    read = [*starts, *sorted(path for path in Path(root).rglob("*.*") if path.suffix != ".pyc")]
+    seen = [[str(path), file_sha256(path)] for path in read if path.is_file()]
+    key = hashlib.sha256(json.dumps([sys.version, seen]).encode()).hexdigest()
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(Path(cache).read_bytes())
+        if kept["key"] == key:
+            return kept["digests"]
+    sources = Sources(root)
+    digests = {script.stem: code_digest(script, sources) for script in starts}
+    with suppress(OSError), atomic_file(cache) as file:
+        file.write(json.dumps({"key": key, "digests": digests}).encode())
+    return digests
 
 
 class Sources:

@@ -14,7 +14,7 @@ from iredinterp.config import (
 )
 from iredinterp.errors import IredInterpError
 from iredinterp.evidence.hypotheses import read_hypotheses
-from iredinterp.provenance import Sources, code_digest
+from iredinterp.provenance import code_digests
 
 update_config(config, typed(workflow.config_settings.config))
 validate(config, schema="../schemas/config.schema.yaml")
@@ -25,7 +25,7 @@ except IredInterpError as error:
     raise WorkflowError(f"configuration: {error}") from None
 
 ROOT = Path(workflow.basedir).parent
-SOURCES = Sources(ROOT / "src")
+CODE = code_digests(ROOT / "scripts", ROOT / "src", ".snakemake/code_digests.json")
 CHECKPOINTS = expanded_models(config)
 MODELS = selected_models(config)
 OF_MODELS = {CHECKPOINTS[model]["replicate"]["family"] for model in MODELS}
@@ -124,7 +124,7 @@ wildcard_constraints:
 
 def code(script):
     """Digest of the code a script depends on, as a parameter: an edit reruns what uses it, and only that."""
-    return {"code": code_digest(ROOT / "scripts" / f"{script}.py", SOURCES)}
+    return {"code": CODE[script]}
 
 
 def entry(path, of):
