@@ -102,6 +102,30 @@ def test_a_locked_folder_and_what_snakemake_cannot_answer_are_said_beside_the_re
     assert "nothing: unknown, for Snakemake says: MissingRuleException" in output
 
 
+def test_as_json_every_file_has_its_state_and_every_target_its_reason(small):
+    folder, snakemake = small
+    snakemake(status=1)
+    answer = json.loads(told("exp901", "nothing", "--json"))
+    assert answer["locked"] is False
+    assert answer["targets"]["exp901"] == {
+        "state": "failed",
+        "files": [
+            {
+                "path": "results/a/second.txt",
+                "rule": "second",
+                "state": "failed",
+                "reason": "logs/second.log",
+            },
+            {"path": "results/a/first.txt", "rule": "first", "state": "done", "reason": ""},
+        ],
+    }
+    assert answer["targets"]["nothing"]["state"] == "unknown"
+    assert "MissingRuleException" in answer["targets"]["nothing"]["reason"]
+    (folder / ".snakemake/locks").mkdir(exist_ok=True)
+    (folder / ".snakemake/locks/0.output.lock").touch()
+    assert json.loads(told("exp901", "--json"))["locked"] is True
+
+
 def test_without_a_workflow_the_project_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert told(status=1) == "error: no workflow/Snakefile here; run this in the project's folder\n"
@@ -111,7 +135,7 @@ def test_the_worst_state_is_that_of_the_target():
     states = ["done", "missing", "stale", "failed"]
     for count in range(1, 5):
         files = [File(f"results/x/{state}", "rule", state) for state in states[:count]]
-        first = next(described("exp901", files, []))
+        first = next(described("exp901", files))
         assert first.startswith(f"exp901: {states[count - 1]}")
 
 

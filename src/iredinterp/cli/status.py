@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
@@ -22,7 +22,7 @@ OTHERS = ("planted", "verdicts")
 LOGS = Path(".snakemake/log")
 LOCKS = Path(".snakemake/locks")
 BENCHMARKS = Path("logs/benchmarks")
-# Worst first: a target is in the state of its worst file.
+# Worst first.
 STATES = ("failed", "stale", "missing", "done")
 ERROR = re.compile(r"^Error in rule \w+:\n((?: {4}.*\n)+)", re.MULTILINE)
 UPSTREAM = "something that it is made from will be made anew"
@@ -48,7 +48,8 @@ class File:
 @click.command()
 @click.argument("targets", metavar="[TARGET]...", nargs=-1)
 @click.option("--configfile", multiple=True, type=click.Path(), help="Merged over config/config.yaml.")
-def status(targets, configfile) -> None:
+@click.option("--json", "as_json", is_flag=True, help="All of it as one JSON object, file by file.")
+def status(targets, configfile, as_json) -> None:
     """Which experiments are done, stale, missing or failed.
 
     Of each TARGET, by default exp001 … exp010, planted and verdicts: its files by folder, what is still to be
@@ -58,18 +59,26 @@ def status(targets, configfile) -> None:
     """
     if not Path("workflow/Snakefile").is_file():
         raise ConfigError("no workflow/Snakefile here; run this in the project's folder")
-    if LOCKS.is_dir() and any(LOCKS.iterdir()):
+    locked = LOCKS.is_dir() and any(LOCKS.iterdir())
+    if locked and not as_json:
         click.echo("this folder is locked: a Snakemake runs here, or was killed (then: snakemake --unlock)")
     names = list(targets) or [*login.experiments(), *OTHERS]
     failures = failed_outputs()
+    found = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         order = pool.submit(rules_in_order, names, configfile)
         for name, answer in zip(names, pool.map(lambda name: summary(name, configfile), names), strict=True):
             if isinstance(answer, str):
-                click.echo(f"{name}: unknown, for Snakemake says: {answer}")
+                lines = [f"{name}: unknown, for Snakemake says: {answer}"]
+                found[name] = {"state": "unknown", "reason": answer}
             else:
-                files = [judged(row, failures) for row in answer]
-                click.echo("\n".join(described(name, files, order.result())))
+                files = in_order([judged(row, failures) for row in answer], order.result())
+                lines = described(name, files)
+                found[name] = {"state": state_of(files), "files": [asdict(file) for file in files]}
+            if not as_json:
+                click.echo("\n".join(lines))
+    if as_json:
+        click.echo(json.dumps({"locked": locked, "targets": found}, indent=1, ensure_ascii=False))
 
 
 def summary(target: str, configfiles: Sequence[str]) -> list[dict[str, str]] | str:
@@ -124,12 +133,21 @@ def judged(row: dict[str, str], failures: dict[str, str]) -> File:
     return File(path, rule, "missing")
 
 
-def described(name: str, files: Sequence[File], order: Sequence[str]) -> Iterator[str]:
-    """Lines about a target and its files; `order` has the rules that are to run, upstream first."""
-    place = {rule: number for number, rule in enumerate(order)}
-    files = sorted(files, key=lambda file: place.get(file.rule, len(place)))
+def in_order(files: Sequence[File], rules: Sequence[str]) -> list[File]:
+    """Files by the place of their rule among those that are to run; what is done comes last."""
+    place = {rule: number for number, rule in enumerate(rules)}
+    return sorted(files, key=lambda file: place.get(file.rule, len(place)))
+
+
+def state_of(files: Sequence[File]) -> str:
+    """The state of a target: that of its worst file."""
+    return min((file.state for file in files), key=STATES.index, default="done")
+
+
+def described(name: str, files: Sequence[File]) -> Iterator[str]:
+    """Lines about a target and its files, in the order in which they are to be made."""
     counts = Counter(file.state for file in files)
-    state = next((state for state in STATES if counts[state]), "done")
+    state = state_of(files)
     yield f"{name}: {state}" + (f", {counts['done']} of {len(files)} files done" if state != "done" else "")
     folders = Counter("/".join(file.path.split("/")[:2]) for file in files)
     yield f"    files      {', '.join(f'{folder} ({count})' for folder, count in sorted(folders.items()))}"
