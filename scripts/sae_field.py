@@ -1,7 +1,6 @@
 """EXP-003: the gradient field of one model under one condition."""
 
-from iredinterp.analyses.sae.collection import gradient_batches
-from iredinterp.analyses.sae.study import field_problems
+from iredinterp.analyses.sae.collection import field_problems, gradient_batches
 from iredinterp.conditions import setting
 from iredinterp.energy import MLPEnergy, load_energy
 from iredinterp.ired.tasks import ProblemSpec

@@ -2,7 +2,8 @@
 
 import shutil
 
-from iredinterp.analyses.sae.study import Plan, field_problems, recipe_of, study_of_file, write
+from iredinterp.analyses.sae.collection import field_problems
+from iredinterp.analyses.sae.study import Plan, recipe_of, study_of_file, write
 from iredinterp.conditions import setting
 from iredinterp.energy import load_energy
 from iredinterp.ired.tasks import ProblemSpec

@@ -14,7 +14,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from iredinterp.analyses.sae.collection import Vectors, gradient_batches, read_vectors
+from iredinterp.analyses.sae.collection import Vectors, field_problems, gradient_batches, read_vectors
 from iredinterp.analyses.sae.concepts import placements
 from iredinterp.analyses.sae.drawing import figures
 from iredinterp.analyses.sae.interop import load_saelens
@@ -25,7 +25,6 @@ from iredinterp.analyses.sae.study import (
     NULLS,
     Plan,
     export,
-    field_problems,
     recipe_of,
     recovery_table,
     study,

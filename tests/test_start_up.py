@@ -34,6 +34,15 @@ print(*(name for name in ("iredinterp.panels", "matplotlib.pyplot") if name in s
     assert printed(code, *scripts) == ["iredinterp.panels", "matplotlib.pyplot"]
 
 
+def test_collecting_gradients_loads_no_statistics():
+    code = f"""
+import runpy
+runpy.run_path(sys.argv[1])
+print(*(name for name in {HEAVY} if name in sys.modules))
+"""
+    assert printed(code, SCRIPTS[0].with_name("sae_field.py")) == ["torch"]
+
+
 def test_an_analysis_is_loaded_once_one_of_its_names_is_used():
     analyses = [name for name in PACKAGES if name.startswith("iredinterp.analyses.")]
     assert len(analyses) > 5

@@ -82,6 +82,11 @@ def gradient_batches(
     return _batches(energy, problems, keys, seed, sources, draws, oracle, hidden, dtype, chunk)
 
 
+def field_problems(spec: ProblemSpec, count: int, seed: int) -> pa.Table:
+    """Problems of their own for EXP-003, which needs more than the others."""
+    return problems_table(draw_problems(spec, count, torch.Generator().manual_seed(seed)))
+
+
 def fresh_problems(
     spec: ProblemSpec, count: int, generator: torch.Generator, chunk: int = 256
 ) -> Iterator[pa.Table]:

@@ -26,8 +26,7 @@ from iredinterp.analyses.sae.nulls import gaussian_like, shuffled_coordinates
 from iredinterp.analyses.sae.training import SAERecipe, SAETrainer
 from iredinterp.energy import Energy, MLPEnergy
 from iredinterp.errors import ConfigError
-from iredinterp.ired.tasks import ProblemSpec, draw_problems
-from iredinterp.points import MODEL_KEYS, problems_table
+from iredinterp.points import MODEL_KEYS
 from iredinterp.tables import Metric, tensor_column, tidy, write_table
 
 # What can be looked at, never mixed: a column of the collected vectors, and where they were taken.
@@ -234,11 +233,6 @@ def study_of_file(
     vectors = read_vectors(path, column, sources)
     sigma = energy.schedule.sigma
     return study(vectors, problems, keys, sigma, field, recipe=recipe, plan=plan, energy=energy, **how)
-
-
-def field_problems(spec: ProblemSpec, count: int, seed: int) -> pa.Table:
-    """Problems of their own for EXP-003, which needs more than the others."""
-    return problems_table(draw_problems(spec, count, torch.Generator().manual_seed(seed)))
 
 
 def recipe_of(settings: Mapping[str, object], width: int, sweep: bool) -> SAERecipe:
