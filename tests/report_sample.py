@@ -106,10 +106,10 @@ class Study:
 
     def course(self) -> list[Path]:
         stem = self.folder / f"implicit_bias/courses/{FAMILY}/figures/modes"
-        draw([stem.with_suffix(".png")], np.arange(4.0))
+        draw([stem.with_suffix(".svg")], np.arange(4.0))
         graph = self.folder / "implicit_bias/graph.graphml"
         graph.write_text("<graphml/>")
-        return [stem.with_suffix(".png"), graph]
+        return [stem.with_suffix(".svg"), graph]
 
     def metrics(self) -> list[Path]:
         paths = []

@@ -1,8 +1,8 @@
 """The report: its numbers are those of the tables, its text is text, and what is missing is said."""
 
-import base64
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import duckdb
 import pyarrow.compute as pc
@@ -119,9 +119,9 @@ def test_the_tally_counts_every_measured_verdict_once(study):
 
 def test_images_are_the_files_at_their_size_on_paper_and_links_lead_to_them(study, page):
     document = Document(page)
-    drawn = [path for path in study.results["exp001"] + study.results["exp007"] if path.suffix == ".png"]
-    embedded = [base64.b64decode(image["src"].partition(",")[2]) for image in document.images]
-    assert sorted(embedded) == sorted(path.read_bytes() for path in drawn)
+    drawn = [path for path in study.results["exp001"] + study.results["exp007"] if path.suffix == ".svg"]
+    embedded = [unquote(image["src"].removeprefix("data:image/svg+xml,")) for image in document.images]
+    assert sorted(embedded) == sorted(path.read_text() for path in drawn)
     for image in document.images:
         assert (int(image["width"]), int(image["height"])) == tuple(round(96 * inches) for inches in PANEL)
         assert image["loading"] == "lazy"
@@ -139,14 +139,14 @@ def test_figures_keep_the_order_of_the_page_and_recipes_follow_models(study):
     assert (course.name, course.is_recipe) == (report_sample.FAMILY, True)
 
 
-def test_a_figure_without_a_png_is_linked_and_not_shown(study, tmp_path):
-    svg = tmp_path / "hessian/m/trained/figures/spectra.svg"
-    report_sample.draw([svg], study.rng.standard_normal(3))
-    inputs = study.inputs() | {"results": {"exp001": [svg]}}
+def test_a_figure_without_an_svg_is_linked_and_not_shown(study, tmp_path):
+    png = tmp_path / "hessian/m/trained/figures/spectra.png"
+    report_sample.draw([png], study.rng.standard_normal(3))
+    inputs = study.inputs() | {"results": {"exp001": [png]}}
     write_report(tmp_path / "report.html", **inputs)
     document = Document((tmp_path / "report.html").read_text())
     assert document.images == []
-    assert "hessian/m/trained/figures/spectra.svg" in document.links
+    assert "hessian/m/trained/figures/spectra.png" in document.links
 
 
 def test_an_experiment_without_results_says_so_and_nothing_else_fails(study, tmp_path):
@@ -179,10 +179,10 @@ def test_equal_inputs_give_equal_bytes_wherever_the_folder_is(tmp_path, seed):
 def test_a_failed_report_leaves_the_former_one_as_it_was(study, tmp_path):
     target = tmp_path / "report.html"
     target.write_text("former")
-    broken = tmp_path / "hessian/m/trained/figures/spectra.png"
+    broken = tmp_path / "hessian/m/trained/figures/spectra.svg"
     broken.parent.mkdir(parents=True)
     broken.write_bytes(b"no image")
-    with pytest.raises(ConfigError, match=r"spectra\.png: not a PNG; draw"):
+    with pytest.raises(ConfigError, match=r"spectra\.svg: not an SVG with its size in points; draw"):
         write_report(target, **study.inputs() | {"results": {"exp001": [broken]}})
     assert target.read_text() == "former"
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["report.html"]

@@ -68,7 +68,7 @@ def write_report(
         path: file to write.
         pages: what is said of each experiment, see `iredinterp.report.read_pages`; captions lie beside it.
         results: by id of a page, its figures in any format, its metric tables and further files. A page
-            without any says so; a figure without a PNG is linked but not shown.
+            without any says so; a figure without an SVG is linked but not shown.
         verdicts: table of `iredinterp.evidence.verdicts.verdict_table`.
         contrasts: table of `iredinterp.evidence.verdicts.contrast_table`.
         hypotheses: the registration they were judged by.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import struct
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from os.path import relpath
 from pathlib import Path
+from urllib.parse import quote
 
 from iredinterp.config import CONDITIONS
 from iredinterp.errors import ConfigError
@@ -16,8 +16,11 @@ from iredinterp.report.captions import Caption, read_caption
 from iredinterp.report.pages import Page
 
 FORMATS = (".png", ".svg", ".pdf")
-# Figures are drawn at 200 pixels per inch; a CSS pixel is 1/96 inch.
-CSS_PIXELS = 96 / 200
+# A point is 1/72 inch, a CSS pixel 1/96.
+CSS_PIXELS = 96 / 72
+POINTS = re.compile(r'<svg [^>]*\bwidth="([\d.]+)pt" height="([\d.]+)pt"')
+# Spaces stand for themselves, against RFC 3986 but understood by every browser: they are a seventh of a figure.
+UNQUOTED = " =/:;,.()!*@$+?[]{}|^~"
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Figure:
         name: of the file.
         title: in words.
         caption: with the model's name put in.
-        image: data URI of the PNG; empty where there is none.
+        image: data URI of the SVG, safe within double quotes; empty where there is none.
         size: width and height in CSS pixels.
         files: relative links by format.
     """
@@ -79,7 +82,7 @@ def subjects(
         root: folder of the report, which links are relative to.
 
     Raises:
-        ConfigError: a caption is missing or faulty, or a PNG is none.
+        ConfigError: a caption is missing or faulty, or an SVG is none.
     """
     drawn: dict[tuple, dict[str, Path]] = {}
     for path in map(Path, paths):
@@ -120,19 +123,18 @@ def _figure(
     captions: Path,
     root: str | Path,
 ) -> Figure:
-    content = files[".png"].read_bytes() if ".png" in files else b""
+    svg = files[".svg"].read_text("utf-8", "replace") if ".svg" in files else ""
     return Figure(
         name=name,
         title=page.figures.get(name, name.replace("_", " ")),
         caption=read_caption(captions / f"{page.analysis}_{name}.rst", names),
-        image=f"data:image/png;base64,{base64.b64encode(content).decode()}" if content else "",
-        size=_size(content, files[".png"]) if content else (0, 0),
+        image=f"data:image/svg+xml,{quote(svg, UNQUOTED)}" if svg else "",
+        size=_size(svg, files[".svg"]) if svg else (0, 0),
         files={kind[1:].upper(): relpath(files[kind], root) for kind in FORMATS if kind in files},
     )
 
 
-def _size(png: bytes, path: Path) -> tuple[int, int]:
-    if png[:8] != b"\x89PNG\r\n\x1a\n" or len(png) < 24:
-        raise ConfigError(f"{path}: not a PNG; draw the figure again")
-    width, height = struct.unpack(">II", png[16:24])
-    return round(width * CSS_PIXELS), round(height * CSS_PIXELS)
+def _size(svg: str, path: Path) -> tuple[int, int]:
+    if not (points := POINTS.search(svg)):
+        raise ConfigError(f"{path}: not an SVG with its size in points; draw the figure again")
+    return round(float(points[1]) * CSS_PIXELS), round(float(points[2]) * CSS_PIXELS)
