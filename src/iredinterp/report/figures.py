@@ -19,7 +19,7 @@ FORMATS = (".png", ".svg", ".pdf")
 # A point is 1/72 inch, a CSS pixel 1/96.
 CSS_PIXELS = 96 / 72
 POINTS = re.compile(r'<svg [^>]*\bwidth="([\d.]+)pt" height="([\d.]+)pt"')
-# Spaces stand for themselves, against RFC 3986 but understood by every browser: they are a seventh of a figure.
+# Spaces, a seventh of a figure, stand for themselves: against RFC 3986, but every browser understands them.
 UNQUOTED = " =/:;,.()!*@$+?[]{}|^~"
 
 
