@@ -15,7 +15,7 @@ SNAKEFILE = """
 rule first:
     output: "results/a/first.txt"
     log: "logs/first.log"
-    params: number=1
+    params: number=1, settings={"deep": {"level": 3}, "kept": 1}, code={"module": "0" * 12, "same": "1" * 12}
     shell: "echo {params.number} > {output}"
 
 rule second:
@@ -68,10 +68,30 @@ def test_files_are_failed_then_done_then_stale_with_the_reason(small):
     path = folder / "workflow/Snakefile"
     path.write_text(path.read_text().replace("number=1", "number=2"))
     output = told("exp901")
+    assert output.endswith("params that changed:\n    1 → 2\n")
     assert "exp901: stale, 0 of 2 files done\n" in output
     assert "stale      first, 1 file: params changed\n" in output
     assert "stale      second, 1 file: something that it is made from will be made anew\n" in output
     assert "waits for  first, second\n" in output
+
+
+def test_params_that_changed_are_named_down_to_the_key_and_the_module(small):
+    folder, snakemake = small
+    (folder / "good").touch()
+    snakemake()
+    assert "params that changed" not in told("exp901")
+    path = folder / "workflow/Snakefile"
+    edited = path.read_text().replace('"level": 3}, "kept": 1}', '"level": 4}, "new": "a; b"}')
+    path.write_text(edited.replace('"module": "0" * 12', '"module": "2" * 12, "added": "3" * 12'))
+    expected = [
+        "code of added",
+        "code of module",
+        "deep.level: 3 → 4",
+        "kept: 1 → nothing",
+        "new: nothing → 'a; b'",
+    ]
+    assert told("exp901").endswith("\n    ".join(["params that changed:", *expected]) + "\n")
+    assert json.loads(told("exp901", "--json"))["changed"] == expected
 
 
 def test_of_the_project_everything_is_missing_upstream_first_and_nothing_is_run(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 
+from iredinterp.cli.changes import changed_params
 from iredinterp.cluster import login
 from iredinterp.errors import ConfigError
 
@@ -53,9 +54,9 @@ def status(targets, configfile, as_json) -> None:
     """Which experiments are done, stale, missing or failed.
 
     Of each TARGET, by default exp001 … exp010, planted and verdicts: its files by folder, what is still to be
-    made by rule, upstream first, the log of what failed, and what the jobs of its rules took. Nothing is run.
-    The workflow is read once per target, which takes some seconds each. Params hold a digest of the code
-    that a job uses, so an edit of the library shows as params changed.
+    made by rule, upstream first, the log of what failed, and what the jobs of its rules took; at the end,
+    which params changed. They hold a digest of the code that a job uses, so an edit of the library shows
+    there too. Nothing is run. The workflow is read once per target, which takes some seconds each.
     """
     if not Path("workflow/Snakefile").is_file():
         raise ConfigError("no workflow/Snakefile here; run this in the project's folder")
@@ -66,19 +67,24 @@ def status(targets, configfile, as_json) -> None:
     failures = failed_outputs()
     found = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        order = pool.submit(rules_in_order, names, configfile)
+        dry_run = pool.submit(snakemake, ["--dry-run"], names, configfile)
         for name, answer in zip(names, pool.map(lambda name: summary(name, configfile), names), strict=True):
             if isinstance(answer, str):
                 lines = [f"{name}: unknown, for Snakemake says: {answer}"]
                 found[name] = {"state": "unknown", "reason": answer}
             else:
-                files = in_order([judged(row, failures) for row in answer], order.result())
+                order = rules_in_order(dry_run.result().stdout)
+                files = in_order([judged(row, failures) for row in answer], order)
                 lines = described(name, files)
                 found[name] = {"state": state_of(files), "files": [asdict(file) for file in files]}
             if not as_json:
                 click.echo("\n".join(lines))
+    changed = changed_params(dry_run.result().stdout)
     if as_json:
-        click.echo(json.dumps({"locked": locked, "targets": found}, indent=1, ensure_ascii=False))
+        answer = {"locked": locked, "targets": found, "changed": changed}
+        click.echo(json.dumps(answer, indent=1, ensure_ascii=False))
+    elif changed:
+        click.echo("\n    ".join(["params that changed:", *changed]))
 
 
 def summary(target: str, configfiles: Sequence[str]) -> list[dict[str, str]] | str:
@@ -91,10 +97,9 @@ def summary(target: str, configfiles: Sequence[str]) -> list[dict[str, str]] | s
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-def rules_in_order(targets: Sequence[str], configfiles: Sequence[str]) -> list[str]:
-    """The rules that are to run for some targets, upstream first, as a dry run counts them."""
-    output = snakemake(["--dry-run"], targets, configfiles).stdout
-    return re.findall(r"^(\w+) +\d+$", output.rpartition("Job stats:")[2], re.MULTILINE)
+def rules_in_order(dry_run: str) -> list[str]:
+    """The rules that are to run, upstream first, as a dry run counts them."""
+    return re.findall(r"^(\w+) +\d+$", dry_run.rpartition("Job stats:")[2], re.MULTILINE)
 
 
 def snakemake(
