@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from debian import lacking
 from snakemake.persistence.file import FilePersistence
 from snakemake.utils import update_config, validate
 
@@ -33,7 +34,10 @@ exec /bin/sh -c "$*"
 """
 
 
-needs_rsync = pytest.mark.skipif(not shutil.which("rsync"), reason="NO rsync, so transfers are not tested")
+@pytest.fixture
+def rsync():
+    if reason := lacking({"rsync": "rsync"}):
+        pytest.skip(f"NO rsync, so transfers are not tested: {reason}")
 
 
 @pytest.fixture
@@ -139,7 +143,7 @@ def test_every_word_arrives_on_the_other_side_as_it_was(place, seed):
     assert printed.split("\0")[:-1] == [place.folder, *sent]
 
 
-@needs_rsync
+@pytest.mark.usefixtures("rsync")
 def test_files_travel_both_ways_between_folders_of_any_name(place, tmp_path, seed):
     here, there = tmp_path / "here $(touch pwned)", Path(place.folder)
     names = [f"{STRANGE}/a.txt", "-e touch pwned", "new\nline"]
@@ -158,7 +162,7 @@ def test_files_travel_both_ways_between_folders_of_any_name(place, tmp_path, see
     assert (there / "results/other").exists()
 
 
-@needs_rsync
+@pytest.mark.usefixtures("rsync")
 def test_results_may_lie_on_another_disk_here_and_there(place, tmp_path):
     here, there = tmp_path / "here", Path(place.folder)
     here.mkdir()
@@ -173,7 +177,7 @@ def test_results_may_lie_on_another_disk_here_and_there(place, tmp_path):
     assert (here / "results").is_symlink()
 
 
-@needs_rsync
+@pytest.mark.usefixtures("rsync")
 def test_a_push_replaces_no_link(place, tmp_path):
     (Path(place.folder) / "resources").symlink_to(tmp_path)
     (tmp_path / "here/resources").mkdir(parents=True)

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from debian import INSTALLATION, lacking
+
 TEMPLATES = Path(__file__).parent
 LAB = Path(tempfile.gettempdir()) / "iredinterp-slurm"
 LOCK = LAB.with_suffix(".lock")
@@ -23,12 +25,10 @@ NODES = ("cpu0", "gpu0", "gpu1")
 GPUS = ("gpu0-0", "gpu0-1", "gpu0-2", "gpu0-3", "gpu1-0", "gpu1-1")
 DAEMONS = ("slurmctld", *(f"slurmd-{node}" for node in NODES), "munged")
 PORTS = (16817, 16820, 16821, 16822)
-PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
-COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "sacct", "scancel", "sinfo")
-# The daemons live where not every PATH leads.
-os.environ["PATH"] += ":/usr/sbin:/sbin"
+CLIENTS = ("sbatch", "srun", "squeue", "sacct", "scancel", "sinfo")
+PACKAGES = dict.fromkeys(CLIENTS, "slurm-client")
+PACKAGES |= {"munged": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd"}
 START = 60  # seconds
-INSTALLATION = 300  # seconds
 
 
 class NoLabError(Exception):
@@ -70,20 +70,8 @@ def joined(lock: TextIO) -> bool:
 
 
 def install() -> None:
-    missing = [command for command in COMMANDS if not shutil.which(command)]
-    if not missing:
-        return
-    if not shutil.which("apt-get"):
-        raise NoLabError(f"lacks {', '.join(missing)} and apt-get; install SLURM 22.05 or later and munge")
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for arguments in (["update"], ["install", "--yes", "--no-install-recommends", *PACKAGES]):
-        run = subprocess.run(
-            ["apt-get", *arguments], env=environment, capture_output=True, text=True, timeout=INSTALLATION
-        )
-    if run.returncode:
-        raise NoLabError(
-            f"lacks {', '.join(missing)}, and apt-get install {' '.join(PACKAGES)} failed: {run.stderr}"
-        )
+    if reason := lacking(PACKAGES):
+        raise NoLabError(reason)
 
 
 def start() -> None:

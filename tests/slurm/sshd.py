@@ -10,7 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from lab import INSTALLATION, NoLabError, is_taken, wait_until
+from debian import lacking
+from lab import NoLabError, is_taken, wait_until
 
 PACKAGES = {"sshd": "openssh-server", "ssh": "openssh-client", "rsync": "rsync"}
 HOST = "cluster"
@@ -66,7 +67,8 @@ def descendants(pid: int) -> list[int]:
 
 @contextlib.contextmanager
 def running_server(folder: Path) -> Iterator[Server]:
-    install()
+    if reason := lacking(PACKAGES):
+        raise NoLabError(reason)
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
     server = Server(folder)
@@ -75,21 +77,3 @@ def running_server(folder: Path) -> Iterator[Server]:
         yield server
     finally:
         server.stop()
-
-
-def install() -> None:
-    missing = [command for command in PACKAGES if not shutil.which(command)]
-    if not missing:
-        return
-    packages = [PACKAGES[command] for command in missing]
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise NoLabError(f"lacks {', '.join(missing)}, and cannot install {', '.join(packages)}")
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for arguments in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
-        run = subprocess.run(
-            ["apt-get", *arguments], env=environment, capture_output=True, text=True, timeout=INSTALLATION
-        )
-    if run.returncode:
-        raise NoLabError(
-            f"lacks {', '.join(missing)}, and apt-get install {' '.join(packages)} failed: {run.stderr}"
-        )

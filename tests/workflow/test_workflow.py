@@ -392,9 +392,10 @@ def test_the_report_of_ours_shows_every_figure_and_links_to_files_that_are_there
     assert project.planned("report") == {"preview": 1, "report": 1}
     project.snakemake("report")
     page = (project.folder / "results/report.html").read_text()
-    figures = set((project.folder / "results").rglob("*.png"))
-    assert page.count('src="data:image/png') == len(figures) > 30
+    figures = set((project.folder / "results").rglob("*.svg"))
+    assert page.count('src="data:image/svg+xml,') == len(figures) > 30
     linked = set(re.findall(r'href="([^"#]+)"', page))
+    figures |= {path.with_suffix(".png") for path in figures}
     assert {str(path.relative_to(project.folder / "results")) for path in figures} <= linked
     assert all((project.folder / "results" / path).is_file() for path in linked)
     assert project.planned("report") == {}
