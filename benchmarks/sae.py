@@ -28,7 +28,8 @@ from measure import device_name, interleaved, ratio, synchronised_clock, write_r
 from torch import Tensor
 
 from iredinterp.analyses.sae.model import fvu, l0
-from iredinterp.analyses.sae.training import SAERecipe, SAETrainer
+from iredinterp.analyses.sae.recipe import SAERecipe
+from iredinterp.analyses.sae.training import SAETrainer
 from iredinterp.truth.dictionary import SparseDictionary, mmcs, recovered
 
 D, WIDTH, K, BATCH = 400, 3200, 16, 4096

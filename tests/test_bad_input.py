@@ -25,7 +25,8 @@ from safetensors.torch import load, save
 
 from iredinterp.analyses.sae.interop import CONFIG, WEIGHTS, load_saelens, save_saelens
 from iredinterp.analyses.sae.model import SparseAutoencoder
-from iredinterp.analyses.sae.training import SAERecipe, SAETrainer
+from iredinterp.analyses.sae.recipe import SAERecipe
+from iredinterp.analyses.sae.training import SAETrainer
 from iredinterp.energy import load_energy
 from iredinterp.errors import CheckpointError, ConfigError, TrainingError
 from iredinterp.ired.checkpoint import load_checkpoint, save_checkpoint

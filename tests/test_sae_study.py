@@ -20,6 +20,7 @@ from iredinterp.analyses.sae.drawing import figures
 from iredinterp.analyses.sae.interop import load_saelens
 from iredinterp.analyses.sae.labels import problem_labels
 from iredinterp.analyses.sae.pictures import read_shown
+from iredinterp.analyses.sae.recipe import SAERecipe
 from iredinterp.analyses.sae.study import (
     FIELDS,
     NULLS,
@@ -30,7 +31,6 @@ from iredinterp.analyses.sae.study import (
     study,
     write,
 )
-from iredinterp.analyses.sae.training import SAERecipe
 from iredinterp.energy import MLPEnergy
 from iredinterp.errors import ConfigError, TableError
 from iredinterp.evidence.hypotheses import read_hypotheses

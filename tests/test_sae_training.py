@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from iredinterp.analyses.sae.model import fvu, l0
-from iredinterp.analyses.sae.training import SAERecipe, SAETrainer
+from iredinterp.analyses.sae.recipe import SAERecipe
+from iredinterp.analyses.sae.training import SAETrainer
 from iredinterp.errors import ConfigError, TrainingError
 from iredinterp.truth.dictionary import SparseDictionary, mmcs, recovered
 

@@ -10,7 +10,7 @@ from iredinterp.lazy import lazy
 _PUBLIC = {
     "FeatureAnalyzer": "iredinterp.analyses.sae.features",
     "SparseAutoencoder": "iredinterp.analyses.sae.model",
-    "SAERecipe": "iredinterp.analyses.sae.training",
+    "SAERecipe": "iredinterp.analyses.sae.recipe",
     "SAETrainer": "iredinterp.analyses.sae.training",
 }
 __getattr__, __dir__, __all__ = lazy(__name__, _PUBLIC)

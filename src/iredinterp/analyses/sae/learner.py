@@ -7,7 +7,6 @@ the other activations, and of all in dense products, come from autograd.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +19,7 @@ from iredinterp.analyses.sae.model import (
     Standardisation,
     keep_largest,
 )
+from iredinterp.analyses.sae.recipe import SAERecipe
 from iredinterp.analyses.sae.sparse import (
     Codes,
     batch_top_k,
@@ -29,9 +29,6 @@ from iredinterp.analyses.sae.sparse import (
     pre_activations,
     top_k,
 )
-
-if TYPE_CHECKING:
-    from iredinterp.analyses.sae.training import SAERecipe
 
 AUXILIARY_WEIGHT = 1 / 32
 AUXILIARY_LATENTS = 32

@@ -23,7 +23,8 @@ from iredinterp.analyses.sae.labels import Labels
 from iredinterp.analyses.sae.model import SparseAutoencoder
 from iredinterp.analyses.sae.names import REAL
 from iredinterp.analyses.sae.nulls import gaussian_like, shuffled_coordinates
-from iredinterp.analyses.sae.training import SAERecipe, SAETrainer
+from iredinterp.analyses.sae.recipe import SAERecipe
+from iredinterp.analyses.sae.training import SAETrainer
 from iredinterp.energy import Energy, MLPEnergy
 from iredinterp.errors import ConfigError
 from iredinterp.points import MODEL_KEYS
