@@ -1,6 +1,7 @@
 """The house rules: who imports whom, what a rule and a script may hold, pins that agree."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -88,6 +89,13 @@ def test_modules_import_only_from_the_rooms_they_may(path):
         target = rest[0] if rest else ""
         same_analysis = room == target == "analyses" and rest[1:2] == [own_analysis]
         assert same_analysis or target in MAY_IMPORT[room], f"{path} imports {name}"
+
+
+def test_no_imports_run_in_a_circle():
+    names = {".".join(path.relative_to(SOURCE.parent).with_suffix("").parts): path for path in MODULES}
+    graph = {name: set(imported(path)) & names.keys() for name, path in names.items()}
+    assert "iredinterp.errors" in graph["iredinterp.tables"]
+    graphlib.TopologicalSorter(graph).prepare()
 
 
 def test_no_two_test_files_share_a_name():
