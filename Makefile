@@ -52,11 +52,13 @@ checkpoints: $(READY) ## train the bundled checkpoints anew
 	@snakemake --cores $(CORES) trained
 	@cp results/training/*/checkpoints/*.safetensors resources/checkpoints/
 
-benchmark: $(READY) ## measure Hessian engines, geometry, training and searches and rewrite benchmarks/RESULTS.md
+benchmark: $(READY) ## measure what RESULTS.md says of engines, geometry, training, searches, kernels and circuits
 	@python benchmarks/hessian.py
 	@python benchmarks/grassmann.py
 	@python benchmarks/training.py
 	@python benchmarks/landscape.py
+	@python benchmarks/ntk.py
+	@python benchmarks/circuits.py
 
 faults: $(READY) ## kill runs at random, fill the disk, damage files, and rewrite docs/faults.md
 	@python benchmarks/faults.py
