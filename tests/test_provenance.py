@@ -477,6 +477,22 @@ def test_digests_of_all_scripts_are_kept_until_any_file_changes(project, tmp_pat
     assert "pkg.truth" not in digests()["other"]
 
 
+def test_digests_during_which_a_file_changed_are_not_kept(project, tmp_path, monkeypatch):
+    project.digest(SPECTRA)
+    cache = tmp_path / "digests.json"
+
+    def edited_meanwhile(script, sources):
+        project.edit("linalg.py", "CUT = 1e-9", "CUT = 1e-8")
+        return code_digest(script, sources)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("iredinterp.provenance.code_digest", edited_meanwhile)
+        edited = code_digests(project.script.parent, project.source, cache)
+    assert not cache.exists()
+    project.edit("linalg.py", "CUT = 1e-8", "CUT = 1e-9")
+    assert code_digests(project.script.parent, project.source, cache) != edited
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff"])
 def test_damaged_or_unwritable_kept_digests_are_as_good_as_none(content, project, tmp_path):
     digest = project.digest(SPECTRA)

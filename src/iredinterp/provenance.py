@@ -115,18 +115,25 @@ def code_digests(scripts: str | Path, root: str | Path, cache: str | Path) -> di
         ConfigError: a file is not valid Python.
     """
     starts = sorted(Path(scripts).glob("*.py"))
-    read = [*starts, *sorted(path for path in Path(root).rglob("*.*") if path.suffix != ".pyc")]
-    seen = [[str(path), file_sha256(path)] for path in read if path.is_file()]
-    key = hashlib.sha256(json.dumps([sys.version, seen]).encode()).hexdigest()
+    key = _state(starts, Path(root))
     with suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(Path(cache).read_bytes())
         if kept["key"] == key:
             return kept["digests"]
     sources = Sources(root)
     digests = {script.stem: code_digest(script, sources) for script in starts}
-    with suppress(OSError), atomic_file(cache) as file:
-        file.write(json.dumps({"key": key, "digests": digests}).encode())
+    # What was edited in the meantime may be in the digests and not in the key.
+    if key == _state(starts, Path(root)):
+        with suppress(OSError), atomic_file(cache) as file:
+            file.write(json.dumps({"key": key, "digests": digests}).encode())
     return digests
+
+
+def _state(scripts: Sequence[Path], root: Path) -> str:
+    """Hash of the Python, the scripts and all that lies below a folder."""
+    files = [*scripts, *sorted(path for path in root.rglob("*.*") if path.suffix != ".pyc")]
+    contents = [[str(path), file_sha256(path)] for path in files if path.is_file()]
+    return hashlib.sha256(json.dumps([sys.version, contents]).encode()).hexdigest()
 
 
 class Sources:
