@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -463,6 +464,10 @@ def test_digests_of_all_scripts_are_kept_until_any_file_changes(project, tmp_pat
     kept = json.loads(cache.read_bytes())
     cache.write_text(json.dumps(kept | {"digests": "read from there"}))
     assert digests() == "read from there"
+    moved = tmp_path / "moved"
+    shutil.copytree(project.source, moved / "src")
+    shutil.copytree(project.script.parent, moved / "scripts")
+    assert code_digests(moved / "scripts", moved / "src", cache) == "read from there"
     project.edit("truth.py", "return 1", "return 2")
     edited = digests()
     assert edited == both | {"other": code_digest(other, project.source)}

@@ -131,8 +131,10 @@ def code_digests(scripts: str | Path, root: str | Path, cache: str | Path) -> di
 
 def _state(scripts: Sequence[Path], root: Path) -> str:
     """Hash of the Python, the scripts and all that lies below a folder."""
-    files = [*scripts, *sorted(path for path in root.rglob("*.*") if path.suffix != ".pyc")]
-    contents = [[str(path), file_sha256(path)] for path in files if path.is_file()]
+    below = sorted(path for path in root.rglob("*.*") if path.suffix != ".pyc" and path.is_file())
+    files = [(path.name, path) for path in scripts]
+    files += [(str(path.relative_to(root)), path) for path in below]
+    contents = [[name, file_sha256(path)] for name, path in files]
     return hashlib.sha256(json.dumps([sys.version, contents]).encode()).hexdigest()
 
 
