@@ -21,19 +21,27 @@ def lacking(packages: Mapping[str, str]) -> str:
     Args:
         packages: the package of each program.
     """
+    if not (reason := _missing(packages)):
+        return ""
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        return f"{reason}, or run as root where apt-get can"
     with FileLock(LOCK):
-        wanted = {program: name for program, name in packages.items() if not shutil.which(program)}
-        if not wanted:
-            return ""
-        lacks = f"lacks {', '.join(wanted)}"
-        names = sorted(set(wanted.values()))
-        if os.geteuid() != 0 or not shutil.which("apt-get"):
-            return f"{lacks}; install {', '.join(names)}, or run as root where apt-get can"
-        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        for arguments in (["update"], ["install", "--yes", "--no-install-recommends", *names]):
-            run = subprocess.run(
-                ["apt-get", *arguments], env=environment, capture_output=True, text=True, timeout=INSTALLATION
-            )
-        return (
-            f"{lacks}, and apt-get install {' '.join(names)} failed: {run.stderr}" if run.returncode else ""
+        return _installed(packages) if _missing(packages) else ""
+
+
+def _missing(packages: Mapping[str, str]) -> str:
+    wanted = [program for program in packages if not shutil.which(program)]
+    return f"lacks {', '.join(wanted)}; install {', '.join(_names(packages))}" if wanted else ""
+
+
+def _names(packages: Mapping[str, str]) -> list[str]:
+    return sorted({name for program, name in packages.items() if not shutil.which(program)})
+
+
+def _installed(packages: Mapping[str, str]) -> str:
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for arguments in (["update"], ["install", "--yes", "--no-install-recommends", *_names(packages)]):
+        run = subprocess.run(
+            ["apt-get", *arguments], env=environment, capture_output=True, text=True, timeout=INSTALLATION
         )
+    return f"{_missing(packages)}, which apt-get could not: {run.stderr}" if run.returncode else ""
